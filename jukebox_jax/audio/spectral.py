@@ -1,0 +1,72 @@
+"""Short-time Fourier transforms and the spectral measures built on them (spec: VQ-VAE, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+@dataclass(frozen=True)
+class STFT:
+    """One resolution of the magnitude transform, all three numbers in samples."""
+
+    n_fft: int
+    hop: int
+    window: int
+
+
+#: The fixed transform of the spectral loss and of spectral convergence.
+REFERENCE = STFT(2048, 256, 1536)
+
+#: Below this norm a target counts as silent, and its spectral convergence as 0.
+SILENCE_NORM = 2e-3
+
+
+def magnitude_stft(audio: Float[Array, "b t"], stft: STFT) -> Float[Array, "b frames bins"]:
+    """Magnitudes of the centred, reflect-padded, Hann-windowed, one-sided, unnormalised transform.
+
+    `frames` is 1 + t // hop, `bins` n_fft // 2 + 1. The gradient is finite (zero) where a magnitude is zero.
+    """
+    padded = jnp.pad(audio, ((0, 0), (stft.n_fft // 2, stft.n_fft // 2)), mode="reflect")
+    frames = 1 + audio.shape[1] // stft.hop
+    # The Hann window is shorter than n_fft and zero-padded on both sides: only its own samples are gathered.
+    left = (stft.n_fft - stft.window) // 2
+    starts = left + stft.hop * np.arange(frames)
+    framed = padded[:, starts[:, None] + np.arange(stft.window)[None, :]]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(stft.window) / stft.window)
+    # rfft pads with zeros on the right; the circular shift this amounts to does not change a magnitude.
+    spectrum = jnp.fft.rfft(framed * hann.astype(np.float32), n=stft.n_fft)
+    return safe_sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag))
+
+
+def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Square root whose gradient at exactly zero is zero, as digital silence needs it."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def item_norm(magnitudes: Float[Array, "b frames bins"]) -> Float[Array, "b"]:
+    """Frobenius norm of every item."""
+    return safe_sqrt(jnp.sum(jnp.square(magnitudes), axis=(1, 2)))
+
+
+def spectral_distance(target: Float[Array, "b t"], prediction: Float[Array, "b t"], stft: STFT) -> Float[Array, "b"]:
+    """Frobenius norm of the difference of the magnitude spectrograms, per item."""
+    return item_norm(magnitude_stft(target, stft) - magnitude_stft(prediction, stft))
+
+
+def spectral_convergence(target: Float[Array, "b t"], prediction: Float[Array, "b t"]) -> Float[Array, "b"]:
+    """Distance of the spectrograms relative to the target's norm, per item, as a linear ratio; 0 for silence."""
+    target_spectrum = magnitude_stft(target, REFERENCE)
+    norm = item_norm(target_spectrum)
+    distance = item_norm(target_spectrum - magnitude_stft(prediction, REFERENCE))
+    return distance * (norm > SILENCE_NORM) / jnp.maximum(norm, SILENCE_NORM)
+
+
+def log_magnitude_distance(target: Float[Array, "b t"], prediction: Float[Array, "b t"]) -> Float[Array, ""]:
+    """Mean absolute difference of the natural-log magnitudes (offset 1e-4) at the reference resolution."""
+    log_target = jnp.log(magnitude_stft(target, REFERENCE) + 1e-4)
+    return jnp.mean(jnp.abs(log_target - jnp.log(magnitude_stft(prediction, REFERENCE) + 1e-4)))

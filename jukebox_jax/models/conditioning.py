@@ -1,0 +1,100 @@
+"""What a prior is told besides its own tokens: labels, timing, and the codes of the level above (spec: priors, 6, 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jukebox_jax.models.convolution import Conv, ConvTranspose, ResidualStack, dilations
+from jukebox_jax.models.transformer import LayerNorm
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Sizes of the label tables; durations bound the song lengths (seconds) that the timing bins cover."""
+
+    artists: int
+    genres: int
+    max_genres: int = 1
+    time_bins: int = 64
+    min_duration_seconds: float = 0.0
+    max_duration_seconds: float = 600.0
+
+
+@dataclass(frozen=True)
+class ConditionerConfig:
+    """The upsampler's network over the codes of the level above; `stride` ** `downs` codes here per code there."""
+
+    width: int = 1024
+    depth: int = 16
+    downs: int = 2
+    stride: int = 2
+    dilation_growth: int = 3
+    dilation_cycle: int | None = 8
+    hidden_multiplier: float = 1.0
+    residual_scale: bool = False
+
+    @property
+    def ratio(self) -> int:
+        return self.stride**self.downs
+
+
+def embedding(module: nn.Module, name: str, rows: int, width: int, std: float, axis: str | None = None) -> Array:
+    """A (rows, width) parameter drawn with standard deviation `std`."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(std), (axis, "width"))
+    return module.param(name, init, (rows, width), jnp.float32)
+
+
+class LabelEmbedding(nn.Module):
+    """Artist and genre as the start of the sequence, and where in the song each token lies."""
+
+    config: LabelConfig
+    width: int
+    init_scale: float
+    timing: bool
+
+    def setup(self):
+        c, std = self.config, 0.01 * self.init_scale
+        self.artist = embedding(self, "artist", c.artists, self.width, std)
+        self.genre = embedding(self, "genre", c.genres, self.width, std)
+        if self.timing:
+            self.total = embedding(self, "total_length", c.time_bins, self.width, std)
+            self.absolute = embedding(self, "absolute_position", c.time_bins, self.width, std)
+            self.relative = embedding(self, "relative_position", c.time_bins, self.width, std)
+
+    def start(self, artist: Int[Array, "b"], genres: Int[Array, "b g"]) -> Float[Array, "b d"]:
+        """Sum of the artist's and the genres' embeddings; genre slots of -1 are empty."""
+        used = (genres >= 0)[..., None]
+        genre = jnp.sum(jnp.where(used, self.genre[jnp.maximum(genres, 0)], 0.0), axis=1)
+        return genre + self.artist[artist]
+
+    def times(
+        self, total: Int[Array, "b"], absolute: Int[Array, "b t"], relative: Int[Array, "b t"]
+    ) -> Float[Array, "b t d"]:
+        """Embeddings of the song's length and of each position, from bins computed on the host."""
+        return self.total[total][:, None] + self.absolute[absolute] + self.relative[relative]
+
+
+class UpperConditioner(nn.Module):
+    """Codes of the level above, upsampled to this level's rate: embedding, dilated convolutions, layer norm."""
+
+    config: ConditionerConfig
+    codes: int
+    width: int
+    init_scale: float
+
+    @nn.compact
+    def __call__(self, upper: Int[Array, "b u"]) -> Float[Array, "b t d"]:
+        c = self.config
+        table = embedding(self, "embedding", self.codes, self.width, 0.02 * self.init_scale, "vocab")
+        spread = dilations(c.depth, c.dilation_growth, c.dilation_cycle)
+        scale = c.depth**-0.5 if c.residual_scale else 1.0
+        h = Conv(c.width, 3, padding=1, name="in")(table[upper])
+        for stage in range(c.downs):
+            h = ResidualStack(spread, c.hidden_multiplier, scale, name=f"stage_{stage}_residual")(h)
+            features = self.width if stage == c.downs - 1 else c.width
+            h = ConvTranspose(features, c.stride, name=f"stage_{stage}_up")(h)
+        return LayerNorm(name="norm")(h)

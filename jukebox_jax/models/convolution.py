@@ -1,0 +1,135 @@
+"""One-dimensional convolutions, the residual stack, and how each is computed fast (spec: VQ-VAE, section 2).
+
+Kernels are stored as (taps, channels in, channels out), audio and features as (batch, time, channels). All are
+correlations with zero padding and a bias, in float32.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_LAYOUT = ("NWC", "WIO", "NWC")
+
+
+def _uniform(fan_in: int):
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """Convolution with `features` channels out; output length (t + 2 padding - dilation (taps - 1) - 1) // stride + 1."""
+
+    features: int
+    taps: int
+    stride: int = 1
+    dilation: int = 1
+    padding: int = 0
+    zero_init: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b u d"]:
+        channels = x.shape[-1]
+        init = nn.initializers.zeros if self.zero_init else _uniform(channels * self.taps)
+        axes = (None, None, "width") if self.features > 1 else (None, "width", None)
+        kernel = self.param(
+            "kernel", nn.with_logical_partitioning(init, axes), (self.taps, channels, self.features), jnp.float32
+        )
+        bias = self.param("bias", nn.with_logical_partitioning(init, (None,)), (self.features,), jnp.float32)
+        return convolve(x, kernel, self.stride, self.dilation, self.padding) + bias
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution with 2 * stride taps and padding stride // 2: `stride` times longer for an even stride."""
+
+    features: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b u d"]:
+        channels, taps = x.shape[-1], 2 * self.stride
+        init = _uniform(self.features * taps)
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(init, (None, None, "width")),
+            (taps, channels, self.features),
+            jnp.float32,
+        )
+        bias = self.param("bias", nn.with_logical_partitioning(init, (None,)), (self.features,), jnp.float32)
+        return upsample(x, kernel, self.stride) + bias
+
+
+def convolve(
+    x: Float[Array, "b t c"], kernel: Float[Array, "k c d"], stride: int, dilation: int, padding: int
+) -> Float[Array, "b u d"]:
+    """Zero-padded correlation, by whichever formulation is fastest for its shape."""
+    taps, channels, features = kernel.shape
+    if taps == 1 and stride == 1 and padding == 0:
+        return x @ kernel[0]
+    if channels == 1 or features == 1:
+        # Convolution libraries are poor at a single channel: gather or add shifted copies around one matmul.
+        length = (x.shape[1] + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
+        span = stride * (length - 1) + 1
+        if channels == 1:
+            padded = jnp.pad(x[..., 0], ((0, 0), (padding, padding)))
+            shifted = [padded[:, dilation * k : dilation * k + span : stride] for k in range(taps)]
+            return jnp.stack(shifted, axis=-1) @ kernel[:, 0]
+        products = jnp.pad(x @ kernel[:, :, 0].T, ((0, 0), (padding, padding), (0, 0)))
+        return sum(products[:, dilation * k : dilation * k + span : stride, k, None] for k in range(taps))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride,), [(padding, padding)], rhs_dilation=(dilation,), dimension_numbers=_LAYOUT
+    )
+
+
+def upsample(x: Float[Array, "b t c"], kernel: Float[Array, "k c d"], stride: int) -> Float[Array, "b u d"]:
+    """Transposed correlation with k = 2 * stride taps and padding stride // 2; length (t - 1) stride - 2 padding + k."""
+    taps, channels, features = kernel.shape
+    padding = stride // 2
+    if stride % 2:
+        edge = taps - 1 - padding
+        return jax.lax.conv_general_dilated(
+            x, kernel[::-1], (1,), [(edge, edge)], lhs_dilation=(stride,), dimension_numbers=_LAYOUT
+        )
+    # Polyphase: output stride * m + r sees only inputs m - 1, m, m + 1, so one three-tap convolution yields all
+    # `stride` phases side by side and no multiplication with inserted zeros is done.
+    phases = []
+    for r in range(stride):
+        phase = jnp.zeros((3, channels, features), kernel.dtype)
+        for tap in range(taps):
+            shift, remainder = divmod(r + padding - tap, stride)
+            if remainder == 0:
+                phase = phase.at[1 + shift].set(kernel[tap])
+        phases.append(phase)
+    out = convolve(x, jnp.concatenate(phases, axis=-1), 1, 1, 1)
+    return out.reshape(x.shape[0], x.shape[1] * stride, features)
+
+
+class ResidualStack(nn.Module):
+    """For each dilation: x + scale * conv1(relu(conv3(relu(x)))). No normalisation anywhere."""
+
+    dilations: tuple[int, ...]
+    hidden_multiplier: float = 1.0
+    scale: float = 1.0
+    zero_out: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        width = x.shape[-1]
+        hidden = int(self.hidden_multiplier * width)
+        for index, dilation in enumerate(self.dilations):
+            h = Conv(hidden, 3, dilation=dilation, padding=dilation, name=f"dilated_{index}")(nn.relu(x))
+            h = Conv(width, 1, zero_init=self.zero_out, name=f"pointwise_{index}")(nn.relu(h))
+            x = x + self.scale * h
+        return x
+
+
+def dilations(depth: int, growth: int, cycle: int | None = None, *, reverse: bool = False) -> tuple[int, ...]:
+    """growth ** d for d = 0..depth-1, with d taken modulo `cycle` where one is set; reversed for a decoder."""
+    powers = tuple(growth ** (d if cycle is None else d % cycle) for d in range(depth))
+    return powers[::-1] if reverse else powers

@@ -1,0 +1,141 @@
+"""What the VQ-VAE is trained on: reconstruction, multi-resolution spectral and commitment losses (spec: VQ-VAE, 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jukebox_jax.audio.spectral import REFERENCE, STFT, spectral_convergence, spectral_distance
+from jukebox_jax.models.codebook import Codebook, Quantised, draw_rows, quantise, quantise_and_learn
+from jukebox_jax.models.vqvae import VQVAE, VQVAEConfig
+
+
+@dataclass(frozen=True)
+class CodecLossConfig:
+    """Weights of the terms, the transforms of the multi-resolution term, and the codebook's learning rule."""
+
+    loss: Literal["l1", "l2", "linf", "lmix"] = "lmix"
+    lmix_l1: float = 0.0
+    lmix_l2: float = 1.0
+    lmix_linf: float = 0.02
+    linf_k: int = 2048
+    spectral: float = 0.0
+    multispectral: float = 1.0
+    commit: float = 0.02
+    relative_spectral: bool = False  # True: spectral convergence in place of the absolute spectral loss
+    multispectral_n_fft: tuple[int, ...] = (2048, 1024, 512)
+    multispectral_hop: tuple[int, ...] = (240, 120, 50)
+    multispectral_window: tuple[int, ...] = (1200, 600, 240)
+    codebook_decay: float = 0.99
+    revival_threshold: float = 1.0
+
+    @property
+    def resolutions(self) -> tuple[STFT, ...]:
+        """The transforms that the multi-resolution loss averages over."""
+        settings = zip(self.multispectral_n_fft, self.multispectral_hop, self.multispectral_window, strict=True)
+        return tuple(STFT(*setting) for setting in settings)
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Scales of the data that the losses are divided by (spec: VQ-VAE, section 5)."""
+
+    l1: float = 1.0
+    l2: float = 1.0
+    spec: float = 1.0
+
+
+def audio_losses(
+    config: CodecLossConfig, bandwidth: Bandwidth, target: Float[Array, "b t"], prediction: Float[Array, "b t"]
+) -> dict[str, Float[Array, ""]]:
+    """The waveform terms `l1`, `l2`, `linf` and the configured `recons`, each relative to the bandwidth."""
+    residual = prediction - target
+    squared = jnp.square(residual)
+    largest = jax.lax.top_k(squared, min(config.linf_k, squared.shape[-1]))[0]
+    terms = {
+        "l1": jnp.mean(jnp.abs(residual)) / bandwidth.l1,
+        "l2": jnp.mean(squared) / bandwidth.l2,
+        "linf": jnp.mean(largest) / bandwidth.l2,
+    }
+    weights = {"l1": config.lmix_l1, "l2": config.lmix_l2, "linf": config.lmix_linf}
+    if config.loss == "lmix":
+        terms["recons"] = sum(weight * terms[name] for name, weight in weights.items() if weight)
+    else:
+        terms["recons"] = terms[config.loss]
+    return terms
+
+
+def spectral_losses(
+    config: CodecLossConfig, bandwidth: Bandwidth, target: Float[Array, "b t"], prediction: Float[Array, "b t"]
+) -> dict[str, Float[Array, ""]]:
+    """The `spectral` term at the reference resolution and the `multispectral` mean over the configured ones."""
+    # With weight zero it is only a metric: its gradient would be computed just to be multiplied by zero.
+    prediction_for_metric = prediction if config.spectral else jax.lax.stop_gradient(prediction)
+    if config.relative_spectral:
+        spectral = jnp.mean(spectral_convergence(target, prediction_for_metric))
+    else:
+        spectral = jnp.mean(spectral_distance(target, prediction_for_metric, REFERENCE)) / bandwidth.spec
+    distances = [jnp.mean(spectral_distance(target, prediction, stft)) for stft in config.resolutions]
+    return {"spectral": spectral, "multispectral": sum(distances) / len(distances) / bandwidth.spec}
+
+
+def codec_losses(
+    model: VQVAEConfig,
+    config: CodecLossConfig,
+    bandwidth: Bandwidth,
+    params: dict,
+    codebooks: tuple[Codebook, ...],
+    audio: Float[Array, "b t 1"],
+    key: Array | None,
+) -> tuple[Float[Array, ""], tuple[Codebook, ...], dict[str, Float[Array, ""]]]:
+    """The loss summed over levels, the codebooks after the step, and the metrics of the spec.
+
+    Metrics of level l carry the suffix `_l{l + 1}`; quantiser metrics are means over the levels and also given per
+    level. With `key` None nothing is learnt: the forward pass of evaluation, without quantiser metrics.
+    """
+    vqvae = VQVAE(model)
+    target = audio[..., 0].astype(jnp.float32)
+    metrics: dict[str, Float[Array, ""]] = {}
+    codebooks_after = []
+    quantised_levels: list[Quantised] = []
+    totals = dict.fromkeys(("recons", "spectral", "multispectral"), 0.0)
+    for level in range(model.levels):
+        with jax.named_scope(f"level_{level}"):
+            latents = vqvae.apply({"params": params}, audio, level, method="encode_latents")
+            if key is None:
+                quantised, codebook = quantise(codebooks[level].codes, latents), codebooks[level]
+            else:
+                rows = draw_rows(jax.random.fold_in(key, level), latents, model.codes)
+                quantised, codebook = quantise_and_learn(
+                    codebooks[level], latents, rows, config.codebook_decay, config.revival_threshold
+                )
+            output = vqvae.apply({"params": params}, quantised.vectors, level, method="decode_latents")
+            prediction = output[..., 0].astype(jnp.float32)
+            waveform = audio_losses(config, bandwidth, target, prediction)
+            terms = spectral_losses(config, bandwidth, target, prediction) | {"recons": waveform["recons"]}
+        for name in totals:
+            totals[name] += terms[name]
+            metrics[f"{name}_loss_l{level + 1}"] = terms[name]
+        if level == 0:
+            metrics |= {f"{name}_loss": waveform[name] for name in ("l1", "l2", "linf")}
+            metrics["spectral_convergence"] = jnp.mean(spectral_convergence(target, jax.lax.stop_gradient(prediction)))
+        codebooks_after.append(codebook)
+        quantised_levels.append(quantised)
+
+    commit = sum(quantised.commit_loss for quantised in quantised_levels)
+    loss = (
+        totals["recons"]
+        + config.spectral * totals["spectral"]
+        + config.multispectral * totals["multispectral"]
+        + config.commit * commit
+    )
+    metrics |= {f"{name}_loss": total for name, total in totals.items()} | {"commit_loss": commit}
+    for name in quantised_levels[0].metrics:
+        values = [quantised.metrics[name] for quantised in quantised_levels]
+        metrics |= {f"{name}_l{level + 1}": value for level, value in enumerate(values)}
+        metrics[name] = sum(values) / len(values)
+    return loss, tuple(codebooks_after), metrics

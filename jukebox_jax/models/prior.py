@@ -1,0 +1,164 @@
+"""A prior: an autoregressive model of one level's codes (spec: priors, sections 1 to 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import log
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jukebox_jax.models.attention import LayerCache, Pattern
+from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig, LabelEmbedding, UpperConditioner, embedding
+from jukebox_jax.models.transformer import Transformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """A prior over windows of `n_ctx` codes of `level`. With a `conditioner` it is an upsampler."""
+
+    level: int
+    codes: int = 2048
+    n_ctx: int = 8192
+    width: int = 1024
+    depth: int = 48
+    heads: int = 1
+    blocks: int = 64
+    attention_order: int = 2
+    attention_multiplier: float = 0.25
+    mlp_multiplier: float = 1.0
+    init_scale: float = 0.7
+    residual_scale: bool = False
+    merged_decoder: bool = False
+    labels: LabelConfig | None = None
+    conditioner: ConditionerConfig | None = None
+    dtype: str = "float32"
+    remat: str = "block"
+
+    @property
+    def transformer(self) -> TransformerConfig:
+        shared = {f.name for f in fields(TransformerConfig)} - {"context"}
+        return TransformerConfig(context=self.n_ctx, **{name: getattr(self, name) for name in shared})
+
+    @property
+    def has_timing(self) -> bool:
+        """Timing embeddings belong to a labelled top level."""
+        return self.labels is not None and self.conditioner is None
+
+
+@struct.dataclass
+class Conditioning:
+    """`start` (b, d) stands where the first token has no predecessor; `inputs` (b, t or 1, d) is added everywhere."""
+
+    start: Float[Array, "b d"]
+    inputs: Float[Array, "b #t d"]
+
+
+class Prior(nn.Module):
+    """Embeddings, transformer and output projection, with the conditioning networks that the config asks for."""
+
+    config: PriorConfig
+
+    def setup(self):
+        c = self.config
+        self.tokens = embedding(self, "tokens", c.codes, c.width, 0.02 * c.init_scale, "vocab")
+        self.positions = embedding(self, "positions", c.n_ctx, c.width, 0.01 * c.init_scale)
+        self.transformer = Transformer(c.transformer)
+        if c.merged_decoder:
+            # The framework default of a linear layer in the original.
+            init = nn.with_logical_partitioning(_uniform(c.width**-0.5), ("vocab", "width"))
+            self.output = self.param("output", init, (c.codes, c.width), jnp.float32)
+        if c.labels is None:
+            self.start = embedding(self, "start", 1, c.width, 0.01 * c.init_scale)
+        else:
+            self.labels = LabelEmbedding(c.labels, c.width, c.init_scale, c.has_timing)
+        if c.conditioner is not None:
+            self.conditioner = UpperConditioner(c.conditioner, c.codes, c.width, c.init_scale)
+
+    def __call__(self, batch: dict[str, Array]) -> Float[Array, "b t v"]:
+        """Teacher-forced logits: those at position i predict `batch["tokens"][:, i]` from the tokens before it."""
+        conditioning = self.condition(batch)
+        h = self.transformer(self._embed_all(batch["tokens"], conditioning))
+        return self._logits(h, conditioning.inputs)
+
+    def condition(self, batch: dict[str, Array]) -> Conditioning:
+        """Everything that stays the same while the tokens of a window are sampled.
+
+        Reads, as the config needs them, `artist` (b), `genres` (b, g), `total_bins` (b), `absolute_bins` and
+        `relative_bins` (b, t), and `upper` (b, t / ratio), the codes of the level above.
+        """
+        c = self.config
+        batch_size = batch["tokens"].shape[0]
+        if c.labels is None:
+            start = jnp.broadcast_to(self.start, (batch_size, c.width))
+        else:
+            start = self.labels.start(batch["artist"], batch["genres"])
+        if c.conditioner is not None:
+            inputs = self.conditioner(batch["upper"])
+        elif c.has_timing:
+            inputs = self.labels.times(batch["total_bins"], batch["absolute_bins"], batch["relative_bins"])
+        else:
+            inputs = jnp.zeros((batch_size, 1, c.width), jnp.float32)
+        return Conditioning(start, inputs)
+
+    def empty_caches(self, batch: int) -> tuple[LayerCache, ...]:
+        """Caches before the first token of a window."""
+        return self.transformer.empty_caches(batch)
+
+    def prefill(
+        self, tokens: Int[Array, "b t"], conditioning: Conditioning, position: Int[Array, ""]
+    ) -> tuple[LayerCache, ...]:
+        """Caches as they stand before `position`, given tokens[:, :position]; what stands after is ignored."""
+        return self.transformer.fill_caches(self._embed_all(tokens, conditioning), position)
+
+    def step(
+        self,
+        caches: tuple[LayerCache, ...],
+        previous: Int[Array, "b"],
+        position: Int[Array, ""],
+        conditioning: Conditioning,
+    ) -> tuple[Float[Array, "b v"], tuple[LayerCache, ...]]:
+        """Logits of the token at `position`, given the one before it (ignored at position 0)."""
+        inputs = conditioning.inputs
+        here = inputs[:, 0] if inputs.shape[1] == 1 else jax.lax.dynamic_index_in_dim(inputs, position, 1, False)
+        token = jnp.where(position == 0, conditioning.start, self.tokens[previous])
+        h = token + jax.lax.dynamic_index_in_dim(self.positions, position, 0, False) + here
+        h, caches = self.transformer.step(h, caches, position)
+        return self._logits(h, here), caches
+
+    def _embed_all(self, tokens: Int[Array, "b t"], conditioning: Conditioning) -> Float[Array, "b t d"]:
+        shifted = jnp.concatenate([conditioning.start[:, None], self.tokens[tokens[:, :-1]]], axis=1)
+        h = shifted + self.positions + conditioning.inputs
+        return nn.with_logical_constraint(h, ("batch", "time", "width"))
+
+    def _logits(self, h: Float[Array, "*b d"], inputs: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+        if self.config.merged_decoder:
+            return h @ self.output.T
+        return (h + inputs) @ self.tokens.T
+
+
+def bits_per_token(logits: Float[Array, "b t v"], tokens: Int[Array, "b t"]) -> Float[Array, ""]:
+    """Mean cross-entropy in bits."""
+    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return -jnp.mean(jnp.take_along_axis(log_probability, tokens[..., None], axis=-1)) / log(2)
+
+
+def flops_per_token(config: PriorConfig) -> float:
+    """Floating-point operations of one token's forward pass: matrix products and attention, not the conditioner."""
+    t = config.transformer
+    linear = 4 * t.width * t.state + 2 * t.width * t.hidden
+    keys = {
+        Pattern.DENSE: t.context / 2,
+        Pattern.ROW: t.block_ctx,
+        Pattern.COLUMN: t.blocks,
+        Pattern.PREVIOUS_ROW: t.block_ctx,
+    }
+    attention = sum(4 * keys[pattern] * t.state for pattern in t.patterns)
+    return 2 * (t.depth * linear + config.codes * t.width) + attention
+
+
+def _uniform(bound: float):
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)

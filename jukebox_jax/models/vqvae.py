@@ -1,0 +1,146 @@
+"""The VQ-VAE: independent encoders and decoders, one pair and one codebook per level (spec: VQ-VAE, section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jukebox_jax.models.codebook import Codebook, look_up, nearest
+from jukebox_jax.models.convolution import Conv, ConvTranspose, ResidualStack, dilations
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    """The released model's numbers by default; level 0 (finest) first in every tuple."""
+
+    sample_rate: int = 44100
+    downs: tuple[int, ...] = (3, 2, 2)
+    strides: tuple[int, ...] = (2, 2, 2)
+    widths: tuple[int, ...] = (64, 32, 32)
+    depths: tuple[int, ...] = (8, 4, 4)
+    emb_width: int = 64
+    codes: int = 2048
+    hidden_multiplier: float = 1.0
+    dilation_growth: int = 3
+    dilation_cycle: int | None = None
+    reverse_decoder_dilation: bool = True
+
+    @property
+    def levels(self) -> int:
+        return len(self.downs)
+
+    @property
+    def hops(self) -> tuple[int, ...]:
+        """Samples per code at each level."""
+        ratios = [stride**down for stride, down in zip(self.strides, self.downs, strict=True)]
+        return tuple(prod(ratios[: level + 1]) for level in range(self.levels))
+
+
+class Encoder(nn.Module):
+    """Audio to latents at one level's hop."""
+
+    config: VQVAEConfig
+    level: int
+
+    @nn.compact
+    def __call__(self, audio: Float[Array, "b t 1"]) -> Float[Array, "b u e"]:
+        c = self.config
+        width, h = c.widths[self.level], audio
+        spread = dilations(c.depths[self.level], c.dilation_growth, c.dilation_cycle)
+        for block in range(self.level + 1):
+            if c.downs[block] == 0:
+                continue
+            stride = c.strides[block]
+            for stage in range(c.downs[block]):
+                name = f"block_{block}_stage_{stage}"
+                h = Conv(width, 2 * stride, stride=stride, padding=stride // 2, name=f"{name}_down")(h)
+                h = ResidualStack(spread, c.hidden_multiplier, name=f"{name}_residual")(h)
+            h = Conv(c.emb_width, 3, padding=1, name=f"block_{block}_out")(h)
+        return h
+
+
+class Decoder(nn.Module):
+    """Code vectors of one level to audio; unbounded, no final activation."""
+
+    config: VQVAEConfig
+    level: int
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "b u e"]) -> Float[Array, "b t 1"]:
+        c = self.config
+        width = c.widths[self.level]
+        spread = dilations(
+            c.depths[self.level], c.dilation_growth, c.dilation_cycle, reverse=c.reverse_decoder_dilation
+        )
+        for block in reversed(range(self.level + 1)):
+            if c.downs[block] == 0:
+                continue
+            h = Conv(width, 3, padding=1, name=f"block_{block}_in")(h)
+            for stage in range(c.downs[block]):
+                name = f"block_{block}_stage_{stage}"
+                features = c.emb_width if stage == c.downs[block] - 1 else width
+                h = ResidualStack(spread, c.hidden_multiplier, name=f"{name}_residual")(h)
+                h = ConvTranspose(features, c.strides[block], name=f"{name}_up")(h)
+        return Conv(1, 3, padding=1, name="out")(h)
+
+
+class VQVAE(nn.Module):
+    """All encoders and decoders. Codebooks are passed in: they are state of training, not parameters."""
+
+    config: VQVAEConfig
+
+    def setup(self):
+        levels = range(self.config.levels)
+        self.encoders = [Encoder(self.config, level) for level in levels]
+        self.decoders = [Decoder(self.config, level) for level in levels]
+
+    def __call__(self, audio: Float[Array, "b t 1"]) -> list[Float[Array, "b t 1"]]:
+        """Passes audio through every level without quantising it; `init` uses it to make all parameters."""
+        return [self.decode_latents(self.encode_latents(audio, i), i) for i in range(self.config.levels)]
+
+    def encode_latents(self, audio: Float[Array, "b t 1"], level: int) -> Float[Array, "b u e"]:
+        """Latents of one level before quantisation; t must be a multiple of the level's hop."""
+        return self.encoders[level](audio)
+
+    def decode_latents(self, latents: Float[Array, "b u e"], level: int) -> Float[Array, "b t 1"]:
+        """Audio from code vectors (or latents) of one level."""
+        return self.decoders[level](latents)
+
+
+@struct.dataclass
+class Codec:
+    """A trained VQ-VAE ready for use: parameters and codebooks (codes, e), level 0 first."""
+
+    params: dict
+    codebooks: tuple[Array, ...]
+
+
+def encode(
+    config: VQVAEConfig, codec: Codec, audio: Float[Array, "b t 1"], levels: tuple[int, ...] | None = None
+) -> list[Int[Array, "b u"]]:
+    """Codes of the given levels (all by default), each (b, t / hop). t must be a multiple of the largest hop."""
+    levels = tuple(range(config.levels)) if levels is None else levels
+    model = VQVAE(config)
+    latents = [model.apply({"params": codec.params}, audio, level, method="encode_latents") for level in levels]
+    return [nearest(x, codec.codebooks[level])[0] for x, level in zip(latents, levels, strict=True)]
+
+
+def decode(config: VQVAEConfig, codec: Codec, codes: Int[Array, "b u"], level: int) -> Float[Array, "b t 1"]:
+    """Audio from the codes of one level alone, as the model always decodes."""
+    latents = look_up(codec.codebooks[level], codes)
+    return VQVAE(config).apply({"params": codec.params}, latents, level, method="decode_latents")
+
+
+def untrained_codebooks(config: VQVAEConfig) -> tuple[Codebook, ...]:
+    """Codebooks that the first training batch will initialise."""
+    return tuple(Codebook.empty(config.codes, config.emb_width) for _ in range(config.levels))
+
+
+def zeros_like_audio(config: VQVAEConfig) -> Float[Array, "1 t 1"]:
+    """The smallest audio every level accepts, for `init`."""
+    return jnp.zeros((1, config.hops[-1], 1), jnp.float32)
