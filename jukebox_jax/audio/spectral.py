@@ -48,17 +48,17 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
-def item_norm(magnitudes: Float[Array, "b frames bins"]) -> Float[Array, "b"]:
+def item_norm(magnitudes: Float[Array, "b frames bins"]) -> Float[Array, " b"]:
     """Frobenius norm of every item."""
     return safe_sqrt(jnp.sum(jnp.square(magnitudes), axis=(1, 2)))
 
 
-def spectral_distance(target: Float[Array, "b t"], prediction: Float[Array, "b t"], stft: STFT) -> Float[Array, "b"]:
+def spectral_distance(target: Float[Array, "b t"], prediction: Float[Array, "b t"], stft: STFT) -> Float[Array, " b"]:
     """Frobenius norm of the difference of the magnitude spectrograms, per item."""
     return item_norm(magnitude_stft(target, stft) - magnitude_stft(prediction, stft))
 
 
-def spectral_convergence(target: Float[Array, "b t"], prediction: Float[Array, "b t"]) -> Float[Array, "b"]:
+def spectral_convergence(target: Float[Array, "b t"], prediction: Float[Array, "b t"]) -> Float[Array, " b"]:
     """Distance of the spectrograms relative to the target's norm, per item, as a linear ratio; 0 for silence."""
     target_spectrum = magnitude_stft(target, REFERENCE)
     norm = item_norm(target_spectrum)

@@ -14,7 +14,7 @@ class Codebook:
 
     codes: Float[Array, "v e"]
     sums: Float[Array, "v e"]
-    counts: Float[Array, "v"]
+    counts: Float[Array, " v"]
     initialised: Bool[Array, ""]
 
     @classmethod
@@ -49,7 +49,9 @@ class RandomRows:
     init: Float[Array, "v e"]
 
 
-def nearest(latents: Float[Array, "b u e"], codes: Float[Array, "v e"]) -> tuple[Int[Array, "b u"], Float[Array, "b u"]]:
+def nearest(
+    latents: Float[Array, "b u e"], codes: Float[Array, "v e"]
+) -> tuple[Int[Array, "b u"], Float[Array, "b u"]]:
     """The nearest code of every latent (the first on exact ties) and its squared distance.
 
     Float32 in exactly this association, because near-ties are decided by rounding.

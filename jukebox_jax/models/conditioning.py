@@ -65,14 +65,14 @@ class LabelEmbedding(nn.Module):
             self.absolute = embedding(self, "absolute_position", c.time_bins, self.width, std)
             self.relative = embedding(self, "relative_position", c.time_bins, self.width, std)
 
-    def start(self, artist: Int[Array, "b"], genres: Int[Array, "b g"]) -> Float[Array, "b d"]:
+    def start(self, artist: Int[Array, " b"], genres: Int[Array, "b g"]) -> Float[Array, "b d"]:
         """Sum of the artist's and the genres' embeddings; genre slots of -1 are empty."""
         used = (genres >= 0)[..., None]
         genre = jnp.sum(jnp.where(used, self.genre[jnp.maximum(genres, 0)], 0.0), axis=1)
         return genre + self.artist[artist]
 
     def times(
-        self, total: Int[Array, "b"], absolute: Int[Array, "b t"], relative: Int[Array, "b t"]
+        self, total: Int[Array, " b"], absolute: Int[Array, "b t"], relative: Int[Array, "b t"]
     ) -> Float[Array, "b t d"]:
         """Embeddings of the song's length and of each position, from bins computed on the host."""
         return self.total[total][:, None] + self.absolute[absolute] + self.relative[relative]

@@ -117,7 +117,7 @@ class Prior(nn.Module):
     def step(
         self,
         caches: tuple[LayerCache, ...],
-        previous: Int[Array, "b"],
+        previous: Int[Array, " b"],
         position: Int[Array, ""],
         conditioning: Conditioning,
     ) -> tuple[Float[Array, "b v"], tuple[LayerCache, ...]]:
@@ -140,10 +140,16 @@ class Prior(nn.Module):
         return (h + inputs) @ self.tokens.T
 
 
+def bits_per_item(logits: Float[Array, "b t v"], tokens: Int[Array, "b t"]) -> Float[Array, " b"]:
+    """Mean cross-entropy of each item's tokens, in bits per token."""
+    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    chosen = jnp.take_along_axis(log_probability, tokens[..., None], axis=-1)[..., 0]
+    return -jnp.mean(chosen, axis=-1) / log(2)
+
+
 def bits_per_token(logits: Float[Array, "b t v"], tokens: Int[Array, "b t"]) -> Float[Array, ""]:
     """Mean cross-entropy in bits."""
-    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    return -jnp.mean(jnp.take_along_axis(log_probability, tokens[..., None], axis=-1)) / log(2)
+    return jnp.mean(bits_per_item(logits, tokens))
 
 
 def flops_per_token(config: PriorConfig) -> float:

@@ -144,3 +144,42 @@ def untrained_codebooks(config: VQVAEConfig) -> tuple[Codebook, ...]:
 def zeros_like_audio(config: VQVAEConfig) -> Float[Array, "1 t 1"]:
     """The smallest audio every level accepts, for `init`."""
     return jnp.zeros((1, config.hops[-1], 1), jnp.float32)
+
+
+def flops_per_sample(config: VQVAEConfig) -> float:
+    """Floating-point operations of all encoders and decoders, forward, per sample of audio (convolutions only)."""
+    total = 0.0
+    for level in range(config.levels):
+        width, depth = config.widths[level], config.depths[level]
+        hidden = int(config.hidden_multiplier * width)
+        residual = depth * (3 * width * hidden + hidden * width)
+        rate, channels = 1.0, 1  # positions per sample, and the encoder's channels at that rate
+        for block in range(level + 1):
+            stride = config.strides[block]
+            for stage in range(config.downs[block]):
+                rate /= stride
+                up = config.emb_width if stage == config.downs[block] - 1 else width
+                total += rate * (2 * stride * channels * width + 2 * residual + 2 * stride * width * up)
+                channels = width
+            if config.downs[block]:
+                total += rate * 2 * 3 * width * config.emb_width
+                channels = config.emb_width
+        total += 3 * config.emb_width
+    return 2 * total
+
+
+def encoder_reach(config: VQVAEConfig) -> int:
+    """How many samples a code can depend on beyond its own hop, to either side, at any level."""
+    reaches = []
+    for level in range(config.levels):
+        residual = sum(dilations(config.depths[level], config.dilation_growth, config.dilation_cycle))
+        reach, rate = 0, 1
+        for block in range(level + 1):
+            stride = config.strides[block]
+            for _ in range(config.downs[block]):
+                reach += (2 * stride - 1 - stride // 2) * rate
+                rate *= stride
+                reach += residual * rate
+            reach += rate
+        reaches.append(reach)
+    return max(reaches)

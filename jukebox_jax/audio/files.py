@@ -1,0 +1,155 @@
+"""Audio files to samples and back: soundfile decodes and encodes, soxr resamples."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int16
+
+from jukebox_jax.errors import UserError
+from jukebox_jax.files import atomic_file
+
+READABLE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf", ".w64"})
+# Music files that libsndfile has no decoder for: worth naming, lest they be left out in silence.
+UNREADABLE_SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".wma", ".ape", ".mka", ".webm"})
+
+# Writing a minute or more of Vorbis in one call crashes libsndfile (seen in soundfile 0.14): write in blocks.
+BLOCK_FRAMES = 65_536
+
+_WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says; `frames` counts samples per channel at `sample_rate` Hz."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+
+def audio_info(path: os.PathLike | str) -> AudioInfo:
+    """Reads only the header of an audio file.
+
+    Raises:
+      UserError: the file is missing, empty, cut short (WAV), not audio, or holds no samples.
+    """
+    import soundfile
+
+    path = Path(path)
+    _check_whole(path)
+    try:
+        info = soundfile.info(str(path))
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(path, error) from None
+    if info.frames <= 0:
+        raise UserError(f"{path} holds no samples: remove it, or put the whole file in its place.")
+    return AudioInfo(info.frames, info.samplerate, info.channels)
+
+
+def read_audio(path: os.PathLike | str, sample_rate: int = 44_100) -> Float[np.ndarray, "t c"]:
+    """Decodes a whole file, resampled to `sample_rate` Hz where it has another rate.
+
+    Returns:
+      float32 (samples, channels), nominally in [-1, 1] (a lossy file or resampling may overshoot a little).
+
+    Raises:
+      UserError: the file is missing, empty, corrupt, cut short, not audio, or holds NaN or infinite samples.
+    """
+    import soundfile
+    import soxr
+
+    path = Path(path)
+    info = audio_info(path)
+    try:
+        samples, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(path, error) from None
+    # An MP3 is a stream: without the optional header its length is an estimate, and off by far at variable bit rates.
+    if len(samples) < info.frames and path.suffix.lower() != ".mp3":
+        raise UserError(
+            f"{path} ends early ({len(samples)} of {info.frames} samples decode): "
+            "copy or download it again, or remove it."
+        )
+    if not len(samples):
+        raise UserError(f"{path} holds no samples: remove it, or put the whole file in its place.")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path} holds samples that are not finite numbers: export it again, or remove it.")
+    if info.sample_rate != sample_rate:
+        samples = soxr.resample(samples, info.sample_rate, sample_rate).astype(np.float32, copy=False)
+    if not len(samples):
+        raise UserError(f"{path} holds too few samples to resample to {sample_rate} Hz: remove it.")
+    return samples
+
+
+def write_audio(path: os.PathLike | str, samples: Float[np.ndarray, " t *channels"], sample_rate: int) -> None:
+    """Writes samples, clipped to [-1, 1], as 16-bit WAV or FLAC or as Ogg Vorbis, by the suffix of `path`.
+
+    The file is whole or absent. A 16-bit file read back and written again keeps every bit.
+
+    Args:
+      samples: (t,) or (t, channels).
+
+    Raises:
+      UserError: a suffix other than .wav, .flac, .ogg.
+      ValueError: samples that are not finite, or of another shape.
+    """
+    import soundfile
+
+    path = Path(path)
+    if path.suffix.lower() not in _WRITABLE:
+        raise UserError(f"{path}: audio is written as {', '.join(sorted(_WRITABLE))}: choose one of these suffixes.")
+    container, subtype = _WRITABLE[path.suffix.lower()]
+    samples = np.asarray(samples, np.float32)
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    if samples.ndim != 2 or not np.isfinite(samples).all():
+        raise ValueError(f"samples must be finite and of shape (t,) or (t, channels), not {samples.shape}")
+    data = np.clip(samples, -1, 1) if subtype == "VORBIS" else to_int16(samples)
+    with (
+        atomic_file(path) as temporary,
+        soundfile.SoundFile(str(temporary), "w", sample_rate, data.shape[1], subtype=subtype, format=container) as file,
+    ):
+        for start in range(0, len(data), BLOCK_FRAMES):
+            file.write(data[start : start + BLOCK_FRAMES])
+
+
+def to_int16(samples: Float[np.ndarray, "*s"]) -> Int16[np.ndarray, "*s"]:
+    """[-1, 1] to 16 bits, rounded to nearest and clipped; `to_float32` undoes it."""
+    return np.clip(np.rint(np.asarray(samples, np.float32) * 32_768), -32_768, 32_767).astype(np.int16)
+
+
+def to_float32(samples: Int16[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
+    """16 bits to float32 in [-1, 1): exact, since the divisor is a power of two."""
+    return samples.astype(np.float32) / np.float32(32_768)
+
+
+def _check_whole(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: check the path.")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: name an audio file.")
+    size = path.stat().st_size
+    if size == 0:
+        raise UserError(f"{path} is empty (0 bytes): copy or download it again, or remove it.")
+    with path.open("rb") as file:
+        head = file.read(8)
+    # libsndfile reads a WAV cut short without a word. 0 and 2^32 - 1 are what recorders write while still recording.
+    if head[:4] == b"RIFF" and len(head) == 8:
+        promised = int.from_bytes(head[4:], "little")
+        if promised not in (0, 2**32 - 1) and promised + 8 > size + 1:  # +1: a missing pad byte is harmless
+            raise UserError(
+                f"{path} ends early ({size} of {promised + 8} bytes): copy or download it again, or remove it."
+            )
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    return UserError(f"{path} cannot be read as audio ({reason}): convert it to WAV or FLAC, or remove it.")

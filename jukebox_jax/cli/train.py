@@ -1,0 +1,37 @@
+"""`jukebox-jax train`: one model (the codec or one prior) is trained, or goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DESCRIPTION = """Train one model, or go on where its run folder stopped.
+
+--config names a Python file and, after a colon, one of its variants. Any value in it can be changed with
+--config.KEY=VALUE: keys are dotted paths, tuples are written "(1,2)", and `none` empties an optional value. A misspelt
+key is answered with the nearest valid one."""
+EXAMPLE = """  jukebox-jax train --config configs/vqvae.py --data data/audio --out runs/mine/vqvae
+  jukebox-jax train --config configs/prior.py:level_2 --config.train.optimizer.learning_rate=1e-4 \\
+      --data data/tokens --codec runs/mine/vqvae --out runs/mine/level_2"""
+IF_INTERRUPTED = "The same command goes on from the last checkpoint."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE.py[:VARIANT]", required=True, help="what to train")
+    parser.add_argument(
+        "--data", metavar="DATASET", type=Path, required=True, help="audio dataset for the codec, tokens for a prior"
+    )
+    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder for checkpoints and metrics")
+    parser.add_argument("--codec", metavar="CODEC", type=Path, help="for a prior: the codec that made its tokens")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def run(args: argparse.Namespace) -> None:
+    from jukebox_jax.cli.flags import load_config
+
+    config = load_config(args.config, args.overrides)
+
+    from jukebox_jax.training.run import train_run
+
+    train_run(config, args.data, args.out, args.codec, progress=not args.quiet)
+    print(f"run: {args.out}")

@@ -1,0 +1,369 @@
+"""The main job, end to end: the embedded music, a VQ-VAE, three priors, samples, and a page to hear it all.
+
+Small in size, complete in kind: every stage is the one that a full-size run uses, at a width that two CPU cores train
+in minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jukebox_jax import api
+from jukebox_jax.audio.files import to_float32, write_audio
+from jukebox_jax.checkpoint.models import CODEC_FOLDER, level_folder
+from jukebox_jax.corpus.demo_corpus import demo_folder
+from jukebox_jax.corpus.encode import encode_dataset, encode_song
+from jukebox_jax.corpus.prepare import prepare
+from jukebox_jax.evaluation.codec import convergence, decibel
+from jukebox_jax.evaluation.prior import bigram_bits, held_out_bits, unigram_bits, with_other_artist
+from jukebox_jax.export.page import KeyFigure, PageContent, Piece, Sample, write_page
+from jukebox_jax.export.plots import CodebookUsage, LossCurve
+from jukebox_jax.files import atomic_file, folder_lock
+from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
+from jukebox_jax.models.losses import CodecLossConfig
+from jukebox_jax.models.prior import PriorConfig
+from jukebox_jax.models.vqvae import VQVAEConfig
+from jukebox_jax.pipeline.dataset import Dataset, RecordReader, open_dataset
+from jukebox_jax.sampling.cascade import Request, sample_level
+from jukebox_jax.sampling.decode import SamplingConfig
+from jukebox_jax.training.config import OptimizerConfig, TrainConfig
+from jukebox_jax.training.run import CodecData, CodecRun, PriorRun, prior_stream, train_run
+from jukebox_jax.training.telemetry import read_metrics
+
+LEVELS = (0, 1, 2)
+CODES = 512
+SAMPLE_SECONDS = 6.0
+SAMPLES = 4
+
+
+# ---- The recipe -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to train: seconds per model decide the number of steps, which stays between the two bounds."""
+
+    codec_seconds: float = 190.0
+    codec_steps: tuple[int, int] = (400, 4000)
+    prior_seconds: float = 40.0
+    prior_steps: tuple[int, int] = (150, 4000)
+
+
+def codec_run(seed: int = 0, effort: Effort = Effort()) -> CodecRun:
+    """The demo's VQ-VAE: the released one's shape at a tenth of its width and with a quarter of its codes."""
+    least, most = effort.codec_steps
+    return CodecRun(
+        model=VQVAEConfig(widths=(24, 32, 32), depths=(3, 2, 2), emb_width=32, codes=CODES),
+        # Runs of hundreds of steps need codebooks that follow fast; and with a few hundred tokens a step for 512
+        # codes, a code used once in ten steps is alive.
+        loss=CodecLossConfig(codebook_decay=0.9, revival_threshold=0.1),
+        # Steps decide, not samples: small windows give many of them.
+        data=CodecData(window_samples=8192),
+        train=TrainConfig(
+            seed=seed,
+            batch_size=4,
+            steps=most,
+            seconds=effort.codec_seconds,
+            min_steps=least,
+            eval_every=200,
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50, schedule="cosine"),
+        ),
+    )
+
+
+def prior_run(level: int, seed: int = 0, effort: Effort = Effort()) -> PriorRun:
+    """The demo's prior of one level: the top prior at level 2, upsamplers below."""
+    least, most = effort.prior_steps
+    top = level == LEVELS[-1]
+    return PriorRun(
+        model=PriorConfig(
+            level=level,
+            codes=CODES,
+            n_ctx=512,
+            width=64,
+            depth=4,
+            heads=2,
+            blocks=16,
+            attention_order=2,
+            init_scale=0.7,
+            labels=LabelConfig(0, 0, time_bins=32, min_duration_seconds=1.0, max_duration_seconds=60.0),
+            conditioner=None if top else ConditionerConfig(width=24, depth=3, residual_scale=level == 1),
+            remat="none",
+        ),
+        train=TrainConfig(
+            seed=seed,
+            batch_size=8,
+            steps=most,
+            seconds=effort.prior_seconds,
+            min_steps=least,
+            eval_every=200,
+            optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=50, schedule="cosine", b2=0.98),
+        ),
+    )
+
+
+# ---- The run --------------------------------------------------------------------------------------------------------
+
+
+def run_demo(out: os.PathLike | str, *, seed: int = 0, effort: Effort = Effort(), progress: bool = True) -> dict:
+    """Runs every stage into `out`; stages that are done are kept, so the same command resumes.
+
+    Returns:
+      What `report.json` holds: figures by dotted names, and paths.
+    """
+    started = time.monotonic()
+    out = Path(out)
+    with folder_lock(out):
+        runs = out / "runs"
+        say = partial(print, flush=True)
+        if not (out / "data" / "audio").exists():
+            say("— Preparing the embedded corpus")
+            prepare(demo_folder(), out / "data" / "audio")
+        audio = open_dataset(out / "data" / "audio")
+
+        say("— Training the VQ-VAE")
+        train_run(codec_run(seed, effort), audio.folder, runs / CODEC_FOLDER, progress=progress)
+
+        if not (out / "data" / "tokens").exists():
+            say("— Encoding")
+            encode_dataset(audio.folder, runs / CODEC_FOLDER, out / "data" / "tokens", progress=progress)
+        tokens = open_dataset(out / "data" / "tokens")
+
+        for level in reversed(LEVELS):
+            say(f"— Training the {'top prior' if level == LEVELS[-1] else 'upsampler'} of level {level}")
+            run = prior_run(level, seed, effort)
+            train_run(run, tokens.folder, runs / level_folder(level), runs / CODEC_FOLDER, progress=progress)
+
+        model = api.load(runs)
+        say("— Measuring on held-out pieces")
+        pieces = reconstruct_held_out(model, audio)
+        figures = codec_figures(model, pieces, tokens) | prior_figures(model, tokens)
+
+        say("— Sampling")
+        artists = song_artists(audio)
+        songs = sample_songs(model, artists, seed, progress)
+        figures |= composer_figures(model, artists, seed)
+
+        say("— Writing audio and the page")
+        paths = write_audio_files(out / "audio", model, pieces, songs)
+        seconds = round(time.monotonic() - started, 1)
+        report = {"seconds": seconds, **figures, "audio": paths, "page": str(out / "index.html")}
+        write_page(out / "index.html", page_content(model, pieces, songs, report, runs, tokens))
+        with atomic_file(out / "report.json") as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    say()
+    say(table(report))
+    say(f"\nOpen {out / 'index.html'} to listen ({seconds:.0f} s).")
+    return report
+
+
+# ---- Measuring ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """An excerpt of a held-out piece and what each level makes of it; convergence as linear ratios."""
+
+    title: str
+    artist: str
+    genre: str
+    original: Float[np.ndarray, " t"]
+    levels: tuple[Float[np.ndarray, " t"], ...]
+    convergence: tuple[float, ...]
+
+
+def reconstruct_held_out(model: api.Model, audio: Dataset) -> list[HeldOut]:
+    """Every held-out piece through the codec, over the length of the shortest (one shape, compiled once)."""
+    config = model.codec.config
+    songs = audio.splits["validation"]
+    length = min(song.samples for song in songs) // config.hops[-1] * config.hops[-1]
+    reader = RecordReader(audio, "validation")
+    result = []
+    for index, song in enumerate(songs):
+        original = to_float32(reader.read(index, 0, length, ("audio",))[0]).mean(axis=1)
+        levels = model.decode(encode_song(config, model.codec.codec, original))
+        ratios = tuple(float(convergence(original[None, :, None], level[None, :, None])[0]) for level in levels)
+        result.append(HeldOut(song.title, song.artist, song.genre, original, levels, ratios))
+    return result
+
+
+def codec_figures(model: api.Model, pieces: list[HeldOut], tokens: Dataset) -> dict[str, float]:
+    """Spectral convergence (dB of the mean ratio over held-out pieces), and the part of the codes that is in use."""
+    figures = {}
+    for level in LEVELS:
+        name = f"vqvae.level_{level}"
+        used = np.count_nonzero(code_counts(tokens, level, model.codec.config.codes))
+        mean_ratio = float(np.mean([piece.convergence[level] for piece in pieces]))
+        figures[f"{name}.spectral_convergence_db"] = round(decibel(mean_ratio), 2)
+        figures[f"{name}.codebook_used"] = round(float(used / model.codec.config.codes), 4)
+    return figures
+
+
+def prior_figures(model: api.Model, tokens: Dataset, batch_size: int = 8) -> dict[str, float]:
+    """Held-out bits per token of each prior, beside counting tokens and pairs, and with the wrong composer."""
+    figures = {}
+    for level in LEVELS:
+        name, prior = f"prior.level_{level}", model.priors[level]
+        stream = prior_stream(prior.config, tokens, "validation", batch_size, shuffle=False)
+        wrong = partial(with_other_artist, artists=len(tokens.labels.artists))
+        train, held_out = (song_tokens(tokens, split, level) for split in ("train", "validation"))
+        codes = prior.config.codes
+        figures[f"{name}.bits_per_token"] = held_out_bits(prior.config, prior.params, stream)
+        figures[f"{name}.unigram_bits"] = unigram_bits(train, held_out, codes)
+        figures[f"{name}.bigram_bits"] = bigram_bits(train, held_out, codes)
+        figures[f"{name}.bits_wrong_composer"] = held_out_bits(prior.config, prior.params, stream, change=wrong)
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def song_tokens(tokens: Dataset, split: str, level: int) -> list[np.ndarray]:
+    """The codes of every song of a split, without the padding of its last record."""
+    field = f"level_{level}"
+    reader = RecordReader(tokens, split)
+    return [
+        reader.read_song(index, field)[: song.samples // tokens.fields[field]].astype(np.int64)
+        for index, song in enumerate(tokens.splits[split])
+    ]
+
+
+def code_counts(tokens: Dataset, level: int, codes: int) -> np.ndarray:
+    """How often the training songs use each code."""
+    return np.bincount(np.concatenate(song_tokens(tokens, "train", level)), minlength=codes)
+
+
+def composer_figures(model: api.Model, artists: list[tuple[str, str]], seed: int) -> dict[str, float]:
+    """What changing nothing but the composer does to a top-level sample: the part of its tokens that stays."""
+    level = model.levels[-1]
+    total = level.prior.config.n_ctx
+    length = total * level.hop_samples
+    drawn = []
+    for artist, genre in (artists[0], artists[1]):
+        request = Request(0, length, artist=artist, genre=genre)
+        settings = {"seed": seed, "sampling": SamplingConfig(), "hop_fraction": 0.5, "batch_size": SAMPLES}
+        drawn.append(sample_level(level, [request], total, **settings)[0])
+    return {"sampling.same_tokens_with_other_composer": round(float(np.mean(drawn[0] == drawn[1])), 4)}
+
+
+# ---- Sampling and writing -------------------------------------------------------------------------------------------
+
+
+def song_artists(audio: Dataset) -> list[tuple[str, str]]:
+    """(artist, genre) of the training songs, each artist once, in the order of the corpus."""
+    return list({song.artist: (song.artist, song.genre) for song in audio.splits["train"]}.values())
+
+
+def sample_songs(
+    model: api.Model, artists: list[tuple[str, str]], seed: int, progress: bool
+) -> list[tuple[str, str, api.Song]]:
+    """One song each for the first artists of the corpus."""
+    chosen = artists[:SAMPLES]
+    songs = model.sample(
+        artist=[artist for artist, _ in chosen],
+        genre=[genre for _, genre in chosen],
+        seconds=SAMPLE_SECONDS,
+        total_seconds=24.0,
+        seed=seed,
+        n_samples=len(chosen),
+        progress=progress,
+    )
+    return [(artist, genre, song) for (artist, genre), song in zip(chosen, songs, strict=True)]
+
+
+def write_audio_files(
+    folder: Path, model: api.Model, pieces: list[HeldOut], songs: list[tuple[str, str, api.Song]]
+) -> list[str]:
+    """Writes originals, reconstructions and samples as wav files; returns their paths."""
+    paths = []
+    for index, piece in enumerate(pieces):
+        versions = {"original": piece.original} | {f"level_{i}": audio for i, audio in enumerate(piece.levels)}
+        for name, audio in versions.items():
+            paths.append(folder / f"held_out_{index}_{name}.wav")
+            write_audio(paths[-1], audio, model.codec.config.sample_rate)
+    for index, (_, _, song) in enumerate(songs):
+        for level in LEVELS:
+            paths.append(folder / f"sample_{index}_level_{level}.wav")
+            song.save(paths[-1], level)
+    return [str(path) for path in paths]
+
+
+def page_content(
+    model: api.Model,
+    pieces: list[HeldOut],
+    songs: list[tuple[str, str, api.Song]],
+    report: dict,
+    runs: Path,
+    tokens: Dataset,
+) -> PageContent:
+    """All that the listening page shows."""
+    curves = []
+    for name in (CODEC_FOLDER, *(level_folder(level) for level in reversed(LEVELS))):
+        key, unit = ("loss", "loss") if name == CODEC_FOLDER else ("bits_per_token", "bits per token")
+        rows = read_metrics(runs / name)
+        train, held_out = (
+            [(int(row["step"]), float(row[k])) for row in rows if row.get(k) is not None] for k in (key, f"eval_{key}")
+        )
+        curves.append(LossCurve(name, unit, train, held_out))
+    return PageContent(
+        title="Jukebox demo: trained from nothing in minutes",
+        sample_rate=model.codec.config.sample_rate,
+        pieces=[
+            Piece(
+                piece.title,
+                piece.artist,
+                piece.genre,
+                piece.original,
+                dict(enumerate(piece.levels)),
+                {level: decibel(ratio) for level, ratio in enumerate(piece.convergence)},
+            )
+            for piece in pieces
+        ],
+        samples=[
+            Sample(
+                artist,
+                genre,
+                song.provenance["seed"],
+                song.provenance["sampling"]["temperature"],
+                dict(enumerate(song.levels)),
+            )
+            for artist, genre, song in songs
+        ],
+        curves=curves,
+        codebooks=[CodebookUsage(level, code_counts(tokens, level, model.codec.config.codes)) for level in LEVELS],
+        figures=[KeyFigure(name, text, note) for name, text, note in rows_of(report)],
+    )
+
+
+def rows_of(report: dict) -> list[tuple[str, str, str]]:
+    """The report's figures as (name, value, remark)."""
+    rows = []
+    for level in LEVELS:
+        name = f"vqvae.level_{level}"
+        decibels, used = report[f"{name}.spectral_convergence_db"], report[f"{name}.codebook_used"]
+        rows.append(
+            (f"Codec level {level}: spectral convergence", f"{decibels:.2f} dB", "held-out pieces; lower is better")
+        )
+        rows.append((f"Codec level {level}: codes in use", f"{100 * used:.1f} %", f"of {CODES}"))
+    for level in LEVELS:
+        name = f"prior.level_{level}"
+        counted = f"unigram {report[f'{name}.unigram_bits']:.3f}, bigram {report[f'{name}.bigram_bits']:.3f}"
+        rows.append((f"Prior level {level}: bits per token", f"{report[f'{name}.bits_per_token']:.3f}", counted))
+        wrong = report[f"{name}.bits_wrong_composer"]
+        rows.append((f"Prior level {level}: with the wrong composer", f"{wrong:.3f}", "held-out bits per token"))
+    same = report["sampling.same_tokens_with_other_composer"]
+    rows.append(("Same key, other composer: tokens that stay", f"{100 * same:.1f} %", "top level"))
+    rows.append(("Seconds in all", f"{report['seconds']:.0f}", "without installation"))
+    return rows
+
+
+def table(report: dict) -> str:
+    """The figures as aligned lines."""
+    rows = rows_of(report)
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {note}" for name, value, note in rows)

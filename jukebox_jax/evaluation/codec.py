@@ -1,0 +1,79 @@
+"""How well a codec does: held-out losses while it trains, spectral convergence and codebook use afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import log10
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jukebox_jax.audio.spectral import REFERENCE, item_norm, magnitude_stft, spectral_convergence
+from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, codec_losses
+from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode, encode
+from jukebox_jax.pipeline.dataset import Dataset
+from jukebox_jax.pipeline.stream import Stream
+
+#: At most this many windows are evaluated while training; always the same ones.
+EVALUATION_WINDOWS = 64
+
+
+def codec_evaluation(
+    model: VQVAEConfig,
+    loss: CodecLossConfig,
+    bandwidth: Bandwidth,
+    dataset: Dataset,
+    window_samples: int,
+    batch_size: int,
+) -> Callable[[dict, tuple], Mapping[str, float]] | None:
+    """A function (params, codebooks) → mean losses over fixed held-out windows; None without held-out songs."""
+    if not dataset.splits["validation"]:
+        return None
+    stream = Stream(dataset, "validation", window_samples, batch_size=batch_size, shuffle=False, shift=False)
+
+    @jax.jit
+    def losses(params, codebooks, audio):
+        total, _, metrics = codec_losses(model, loss, bandwidth, params, codebooks, audio, None)
+        return metrics | {"loss": total}
+
+    def evaluate(params, codebooks) -> Mapping[str, float]:
+        windows = min(stream.n_windows, EVALUATION_WINDOWS)
+        rows = [
+            jax.device_get(losses(params, codebooks, stream.batch(0, position)["audio"]))
+            for position in range(0, windows, batch_size)
+        ]
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    return evaluate
+
+
+@partial(jax.jit, static_argnums=0)
+def reconstruct(
+    config: VQVAEConfig, codec: Codec, audio: Float[Array, "b t 1"]
+) -> tuple[list[Float[Array, "b t 1"]], list[Array]]:
+    """Audio as each level reproduces it, level 0 first, and the codes; t must be a multiple of the top hop."""
+    codes = encode(config, codec, audio)
+    return [decode(config, codec, tokens, level) for level, tokens in enumerate(codes)], codes
+
+
+@jax.jit
+def convergence(original: Float[Array, "b t 1"], reproduced: Float[Array, "b t 1"]) -> Float[Array, " b"]:
+    """Spectral convergence of every item as a linear ratio."""
+    return spectral_convergence(original[..., 0], reproduced[..., 0])
+
+
+@jax.jit
+def band_levels_db(audio: Float[Array, "b t 1"], edges_hz: Float[Array, " n"], sample_rate: int) -> Float[Array, " m"]:
+    """Mean power in dB between successive `edges_hz`, over all items and frames."""
+    power = jnp.mean(jnp.square(magnitude_stft(audio[..., 0], REFERENCE)), axis=(0, 1))
+    frequency = jnp.arange(power.shape[0]) * sample_rate / REFERENCE.n_fft
+    inside = (frequency >= edges_hz[:-1, None]) & (frequency < edges_hz[1:, None])
+    return 10 * jnp.log10(jnp.sum(inside * power, axis=1) / jnp.sum(inside, axis=1) + 1e-12)
+
+
+def decibel(ratio: float) -> float:
+    """20 log10 of a ratio of magnitudes."""
+    return 20 * log10(max(ratio, 1e-12))

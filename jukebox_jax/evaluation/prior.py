@@ -1,0 +1,67 @@
+"""How well a prior does: held-out bits per token, beside what counting tokens achieves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jukebox_jax.models.prior import Prior, PriorConfig, bits_per_item
+from jukebox_jax.pipeline.stream import Stream
+
+#: At most this many windows are evaluated while training; always the same ones.
+EVALUATION_WINDOWS = 64
+
+
+def prior_evaluation(model: PriorConfig, stream: Stream) -> Callable[[dict, dict], Mapping[str, float]]:
+    """A function (params, model_state) → `bits_per_token` over the first held-out windows of `stream`."""
+
+    def evaluate(params, model_state) -> Mapping[str, float]:
+        del model_state
+        return {"bits_per_token": held_out_bits(model, params, stream, EVALUATION_WINDOWS)}
+
+    return evaluate
+
+
+def held_out_bits(
+    model: PriorConfig,
+    params: dict,
+    stream: Stream,
+    max_windows: int | None = None,
+    change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda batch: batch,
+) -> float:
+    """Mean bits per token over the windows of an unshuffled stream; `change` may alter the labels first."""
+    windows = stream.n_windows if max_windows is None else min(stream.n_windows, max_windows)
+    # The last batch wraps around to the first windows, so that every batch has the one compiled size.
+    positions = range(0, windows, stream.batch_size)
+    bits = [_bits(model, params, change(stream.batch(0, position))) for position in positions]
+    return float(np.mean(np.concatenate(jax.device_get(bits))[:windows]))
+
+
+def with_other_artist(batch: dict[str, np.ndarray], artists: int) -> dict[str, np.ndarray]:
+    """The batch with every known artist replaced by the next one of the table (0 stands for "unknown")."""
+    return batch | {"artist": (batch["artist"] % (artists - 1) + 1).astype(np.int32)}
+
+
+def unigram_bits(train: Sequence[Int[np.ndarray, " t"]], held_out: Sequence[Int[np.ndarray, " t"]], codes: int) -> float:
+    """Held-out cross-entropy in bits per token under the add-one-smoothed unigram of the training songs."""
+    counts = 1.0 + sum(np.bincount(song, minlength=codes) for song in train)
+    log_probability = np.log2(counts / counts.sum())
+    return float(-np.mean(log_probability[np.concatenate(held_out)]))
+
+
+def bigram_bits(train: Sequence[Int[np.ndarray, " t"]], held_out: Sequence[Int[np.ndarray, " t"]], codes: int) -> float:
+    """The same under the add-one-smoothed bigram; a song's first token has no predecessor and is not counted."""
+    counts = np.ones((codes, codes))
+    for song in train:
+        np.add.at(counts, (song[:-1], song[1:]), 1.0)
+    log_probability = np.log2(counts / counts.sum(axis=1, keepdims=True))
+    return float(-np.mean(np.concatenate([log_probability[song[:-1], song[1:]] for song in held_out])))
+
+
+@partial(jax.jit, static_argnums=0)
+def _bits(model: PriorConfig, params: dict, batch: dict[str, Array]) -> Float[Array, " b"]:
+    return bits_per_item(Prior(model).apply({"params": params}, batch), batch["tokens"])

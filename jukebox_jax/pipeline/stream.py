@@ -1,0 +1,268 @@
+"""Batches of random windows, as a pure function of (seed, position) and as a prefetching tf.data stream.
+
+`Stream.batch(seed, position)` is the definition; `Stream.batches` gives the same batches in order, read ahead. The
+position counts examples over all epochs and hosts, so training resumes anywhere at once, under any batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int16, Int64
+
+from jukebox_jax.audio.files import to_float32
+from jukebox_jax.errors import UserError
+from jukebox_jax.labels.ids import LabelTable
+from jukebox_jax.labels.timing import check_total_length, timing_bins
+from jukebox_jax.pipeline.dataset import Dataset, RecordReader
+from jukebox_jax.pipeline.order import BLEND, SHIFT, random_integers, shuffled_index, tensorflow, window_chunks
+
+# Batches read ahead of the one in use: enough to hide a slow read, little enough for a small machine.
+READ_AHEAD_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class TimingSpec:
+    """The range and resolution of a top prior's timing bins (spec/prior.md 7)."""
+
+    time_bins: int
+    min_duration_seconds: float
+    max_duration_seconds: float
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """The labels a model takes: its own name table (the dataset's may differ), genre slots, and timing or none."""
+
+    table: LabelTable
+    max_genres: int = 1
+    timing: TimingSpec | None = None
+
+
+class Stream:
+    """Windows of one split, in the stateless order of `pipeline/order.py`.
+
+    Songs shorter than a window are left out (`skipped_songs` names them); n_windows = total length // window.
+
+    Args:
+      window_samples: length of a window, a multiple of every field's hop.
+      batch_size: examples of one batch over all hosts; each host gets its slice of batch_size / process_count.
+      fields: ("audio",), or a level and, for an upsampler, the level above it: ("level_0", "level_1").
+      labels: adds "artist", "genres" and, with timing, the three bins.
+      shuffle: permute the windows of each epoch; else they come in order.
+      shift: move each window by a random part of its length, in whole hops, within its song.
+      blend: mix stereo by a random weight per example instead of one half (the paper's augmentation).
+
+    Raises:
+      UserError: a field the dataset lacks, a window no hop divides, no song long enough, a song outside the timing
+        range, or a batch that the hosts cannot share evenly.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        window_samples: int,
+        *,
+        batch_size: int,
+        fields: tuple[str, ...] = ("audio",),
+        labels: LabelSpec | None = None,
+        shuffle: bool = True,
+        shift: bool = True,
+        blend: bool = False,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        for field in fields:
+            if field not in dataset.fields:
+                raise UserError(
+                    f"{dataset.folder} has no {field}, only {', '.join(dataset.fields)}: "
+                    "tokens come from `jukebox-jax encode`, audio from `jukebox-jax prepare`."
+                )
+        self._unit = max(dataset.fields[field] for field in fields)
+        for field in fields:
+            if window_samples < 1 or window_samples % dataset.fields[field]:
+                raise UserError(
+                    f"A window of {window_samples} samples is not a multiple of the hop of {field}, "
+                    f"{dataset.fields[field]}: choose a multiple of {self._unit}."
+                )
+        if batch_size < 1 or batch_size % process_count:
+            raise UserError(
+                f"A batch of {batch_size} cannot be shared by {process_count} processes: choose a multiple."
+            )
+        self.dataset, self.split, self.fields = dataset, split, fields
+        self.window_samples, self.batch_size, self.labels = window_samples, batch_size, labels
+        self.shuffle, self.shift, self.blend = shuffle, shift, blend
+        self._local_batch = batch_size // process_count
+        self._local_start = process_index * self._local_batch
+
+        songs = dataset.splits[split]
+        # Lengths in whole hops of the coarsest level, in use or not: that is how far every level's codes go.
+        coarsest = max(dataset.fields.values())
+        units = [song.samples // coarsest * coarsest // self._unit for song in songs]
+        self._window = window_samples // self._unit
+        self._songs = np.array([i for i, length in enumerate(units) if length >= self._window], np.int64)
+        self.skipped_songs = tuple(songs[i].title for i, length in enumerate(units) if length < self._window)
+        if not len(self._songs):
+            longest = max((song.samples for song in songs), default=0)
+            raise UserError(
+                f"No song in the {split} split of {dataset.folder} is as long as a window of {window_samples} samples "
+                f"(the longest has {longest}): choose a shorter window, or add longer songs."
+            )
+        self._ends = np.cumsum([units[i] for i in self._songs], dtype=np.int64)
+        self.n_windows = int(self._ends[-1]) // self._window
+        self._reader = RecordReader(dataset, split)
+        if labels is not None:
+            self._resolve_labels(labels)
+
+    def batch(self, seed: int, position: int) -> dict[str, np.ndarray]:
+        """This host's slice of the batch whose first example is number `position`.
+
+        Returns:
+          {"audio": float32 (b, t, 1)} in [-1, 1], or {"tokens": int32 (b, t / hop)} and, with a second field,
+          "upper": int32 (b, t / upper hop). With labels "artist": int32 (b,), "genres": int32 (b, max_genres), -1 for
+          an empty slot, and with timing "total_bins" (b,), "absolute_bins" and "relative_bins" (b, n_ctx).
+        """
+        draws = self._draw(self._examples(position), seed)
+        return dict(zip(self.keys, self._load(*(draw.numpy() for draw in draws)), strict=True))
+
+    def batches(self, seed: int, position: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """`batch(seed, position)`, `batch(seed, position + batch_size)`, … without end, read ahead by tf.data."""
+        tf = tensorflow()
+        types = [tf.float32 if key == "audio" else tf.int32 for key in self.keys]
+        offsets = tf.constant(self._examples(0))
+
+        def load(start):
+            return tf.numpy_function(self._load, self._draw(start + offsets, seed), types)
+
+        options = tf.data.Options()
+        options.deterministic = True
+        options.autotune.enabled = False
+        options.threading.private_threadpool_size = 1
+        options.threading.max_intra_op_parallelism = 1
+        stream = (
+            tf.data.Dataset.range(position, np.iinfo(np.int64).max, self.batch_size)
+            .map(load, num_parallel_calls=1)
+            .prefetch(READ_AHEAD_BATCHES)
+            .with_options(options)
+        )
+        for arrays in stream.as_numpy_iterator():
+            yield dict(zip(self.keys, arrays, strict=True))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of a batch."""
+        names = ("audio",) if self.fields == ("audio",) else ("tokens", "upper")[: len(self.fields)]
+        if self.labels is not None:
+            names += ("artist", "genres")
+            if self.labels.timing is not None:
+                names += ("total_bins", "absolute_bins", "relative_bins")
+        return names
+
+    def read_window(self, item: int) -> Float[np.ndarray, "t channels"]:
+        """Window `item` of an unshifted epoch in order, as float32 audio with all its channels."""
+        items = np.array([item], np.int64)
+        (song,), (offset,) = self._place(items, np.zeros_like(items))
+        (audio,) = self._reader.read(int(song), int(offset), int(offset) + self.window_samples, ("audio",))
+        return to_float32(audio)
+
+    def windows(self, seed: int, position: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        """(song index within the split, offset in samples) of each example of `batch(seed, position)`."""
+        items, shifts, _ = self._draw(self._examples(position), seed)
+        return self._place(items.numpy(), shifts.numpy())
+
+    def _examples(self, position: int) -> Int64[np.ndarray, " b"]:
+        return position + self._local_start + np.arange(self._local_batch, dtype=np.int64)
+
+    def _draw(self, examples, seed: int):
+        """What is random about the examples, as tensors (b,): window, shift in units, weight of the left channel."""
+        tf = tensorflow()
+        examples = tf.convert_to_tensor(examples, tf.int64)
+        windows, shifts = examples % self.n_windows, tf.zeros_like(examples)
+        left = tf.fill(tf.shape(examples), 0.5)
+        if self.shuffle:
+            windows = shuffled_index(examples, seed, self.n_windows)
+        half = self._window // 2
+        if self.shift and half:
+            shifts = random_integers(examples, seed, SHIFT, 2 * half) - half
+        if self.blend:
+            left = tf.cast(random_integers(examples, seed, BLEND, 2**24), tf.float32) / 2**24
+        return windows, shifts, left
+
+    def _place(
+        self, windows: Int64[np.ndarray, " b"], shifts: Int64[np.ndarray, " b"]
+    ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        song, offset = window_chunks(windows, shifts, self._ends, self._window)
+        return self._songs[song], offset * self._unit
+
+    def _load(
+        self,
+        windows: Int64[np.ndarray, " b"],
+        shifts: Int64[np.ndarray, " b"],
+        left: Float[np.ndarray, " b"],
+    ) -> list[np.ndarray]:
+        songs, offsets = self._place(windows, shifts)
+        rows = [
+            self._reader.read(int(song), int(offset), int(offset) + self.window_samples, self.fields)
+            for song, offset in zip(songs, offsets, strict=True)
+        ]
+        columns = [np.stack(column) for column in zip(*rows, strict=True)]
+        if self.fields == ("audio",):
+            arrays = [_mono(columns[0], left)]
+        else:
+            arrays = [column.astype(np.int32) for column in columns]
+        return arrays + self._label_arrays(songs, offsets)
+
+    def _label_arrays(self, songs: Int64[np.ndarray, " b"], offsets: Int64[np.ndarray, " b"]) -> list[np.ndarray]:
+        labels = self.labels
+        if labels is None:
+            return []
+        genres = np.full((len(songs), labels.max_genres), -1, np.int32)
+        genres[:, 0] = self._genre_ids[songs]
+        arrays = [self._artist_ids[songs], genres]
+        if labels.timing is None:
+            return arrays
+        bins = [
+            timing_bins(
+                self.dataset.splits[self.split][song].samples,
+                int(offset),
+                self.window_samples,
+                self.window_samples // self.dataset.fields[self.fields[0]],
+                labels.timing.time_bins,
+                labels.timing.min_duration_seconds,
+                labels.timing.max_duration_seconds,
+                self.dataset.sample_rate,
+            )
+            for song, offset in zip(songs, offsets, strict=True)
+        ]
+        return arrays + [np.stack([getattr(b, name) for b in bins]) for name in ("total", "absolute", "relative")]
+
+    def _resolve_labels(self, labels: LabelSpec) -> None:
+        if labels.max_genres < 1:
+            raise UserError("max_genres must be at least 1: a song's genre needs a slot.")
+        songs = self.dataset.splits[self.split]
+        self._artist_ids = np.array([labels.table.artists.lookup(song.artist).id for song in songs], np.int32)
+        self._genre_ids = np.array([labels.table.genres.lookup(song.genre).id for song in songs], np.int32)
+        if labels.timing is None:
+            return
+        for song in (songs[index] for index in self._songs):
+            try:
+                check_total_length(
+                    song.samples,
+                    labels.timing.min_duration_seconds,
+                    labels.timing.max_duration_seconds,
+                    self.dataset.sample_rate,
+                )
+            except UserError as error:
+                raise UserError(f'"{song.title}" ({song.file_name}): {error}') from None
+
+
+def _mono(audio: Int16[np.ndarray, "b t channels"], left: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b t 1"]:
+    """Audio of one or two channels as float32 in [-1, 1]: left · L + (1 - left) · R."""
+    samples = to_float32(audio)
+    if samples.shape[2] == 1:
+        return samples
+    weight = left[:, None, None]
+    return weight * samples[:, :, :1] + (1 - weight) * samples[:, :, 1:]

@@ -1,0 +1,122 @@
+"""One window of tokens: a compiled prefill of what is given, then a compiled loop, one token a turn, on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jukebox_jax.errors import UserError
+from jukebox_jax.models.attention import LayerCache
+from jukebox_jax.models.prior import Conditioning, Prior, PriorConfig
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a token is drawn. `top_k` 0 and `top_p` 0.0 are off; both at once is an error."""
+
+    temperature: float = 0.99
+    top_k: int = 0
+    top_p: float = 0.0
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise UserError(f"temperature {self.temperature} is not positive: values from 0.9 to 1 are usual.")
+        if self.top_k < 0 or not 0 <= self.top_p <= 1:
+            raise UserError(f"top_k {self.top_k} must be 0 or more, and top_p {self.top_p} between 0 and 1.")
+        if self.top_k and self.top_p:
+            raise UserError("top_k and top_p exclude each other: set one of them to 0.")
+
+
+def filter_logits(logits: Float[Array, "b v"], top_k: int = 0, top_p: float = 0.0) -> Float[Array, "b v"]:
+    """Sets to -inf what may not be drawn (spec: sampling, section 5).
+
+    `top_k` keeps the k largest and all ties with the k-th; `top_p` keeps the most likely tokens up to and including
+    the one whose cumulative probability crosses p.
+    """
+    if top_k:
+        smallest = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
+        return jnp.where(logits < smallest, -jnp.inf, logits)
+    if top_p:
+        order = jnp.argsort(-logits, axis=-1)
+        probability = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+        removed = jnp.cumsum(probability, axis=-1) > top_p
+        removed = jnp.pad(removed[..., :-1], ((0, 0), (1, 0)))
+        return jnp.where(jnp.take_along_axis(removed, jnp.argsort(order, axis=-1), axis=-1), -jnp.inf, logits)
+    return logits
+
+
+def song_keys(seed: int, songs: Int[Array, " b"], level: int) -> Key[Array, " b"]:
+    """One key for each song and level, from which the key of every position is folded."""
+    base = jax.random.key(seed)
+    return jax.vmap(lambda song: jax.random.fold_in(jax.random.fold_in(base, song), level))(songs)
+
+
+def sample_window(
+    config: PriorConfig,
+    sampling: SamplingConfig,
+    params: dict,
+    batch: dict[str, Array],
+    keys: Key[Array, " b"],
+    *,
+    given: int,
+    target: int,
+    first: int,
+) -> Int[Array, "b t"]:
+    """Samples positions `given` .. `target` - 1 of a window.
+
+    Args:
+      batch: `tokens` (b, n_ctx), of which the first `given` are read, and the conditioning inputs of `Prior.condition`.
+      keys: one per song, of `song_keys`.
+      first: position in the whole level of the window's first token; a token's key is folded from its own position,
+        so it depends neither on the other songs of the batch nor on how windows are cut.
+
+    Returns:
+      `tokens` with the new ones filled in.
+    """
+    conditioning = _condition(config, params, batch)
+    position = jnp.asarray(given, jnp.int32)
+    if given:
+        caches = _prefill(config, params, batch["tokens"], conditioning, position)
+    else:
+        caches = _empty(config, params, batch["tokens"].shape[0])
+    scalars = (position, jnp.asarray(target, jnp.int32), jnp.asarray(first, jnp.int32))
+    return _decode(config, sampling, params, caches, batch["tokens"], conditioning, keys, *scalars)
+
+
+@partial(jax.jit, static_argnums=0)
+def _condition(config: PriorConfig, params: dict, batch: dict[str, Array]) -> Conditioning:
+    return Prior(config).apply({"params": params}, batch, method="condition")
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _empty(config: PriorConfig, params: dict, batch: int) -> tuple[LayerCache, ...]:
+    return Prior(config).apply({"params": params}, batch, method="empty_caches")
+
+
+@partial(jax.jit, static_argnums=0)
+def _prefill(config: PriorConfig, params: dict, tokens, conditioning, position) -> tuple[LayerCache, ...]:
+    return Prior(config).apply({"params": params}, tokens, conditioning, position, method="prefill")
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _decode(config, sampling, params, caches, tokens, conditioning, keys, position, target, first):
+    prior = Prior(config)
+
+    def not_done(carry):
+        return carry[0] < target
+
+    def step(carry):
+        position, tokens, caches = carry
+        previous = jax.lax.dynamic_index_in_dim(tokens, jnp.maximum(position - 1, 0), axis=1, keepdims=False)
+        logits, caches = prior.apply({"params": params}, caches, previous, position, conditioning, method="step")
+        logits = filter_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+        here = jax.vmap(jax.random.fold_in, (0, None))(keys, first + position)
+        token = jax.vmap(jax.random.categorical)(here, logits).astype(tokens.dtype)
+        tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, position, axis=1)
+        return position + 1, tokens, caches
+
+    return jax.lax.while_loop(not_done, step, (position, tokens, caches))[1]

@@ -1,0 +1,176 @@
+"""One run from its config: which model, on which data, into which folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jukebox_jax import config as config_lib
+from jukebox_jax.checkpoint.models import load_codec
+from jukebox_jax.errors import UserError
+from jukebox_jax.evaluation.codec import codec_evaluation
+from jukebox_jax.evaluation.prior import prior_evaluation
+from jukebox_jax.models.losses import Bandwidth, CodecLossConfig
+from jukebox_jax.models.prior import PriorConfig
+from jukebox_jax.models.vqvae import VQVAEConfig
+from jukebox_jax.pipeline.bandwidth import bandwidth
+from jukebox_jax.pipeline.dataset import Dataset, open_dataset
+from jukebox_jax.pipeline.stream import LabelSpec, Stream, TimingSpec
+from jukebox_jax.training.codec_task import codec_task
+from jukebox_jax.training.config import TrainConfig
+from jukebox_jax.training.loop import train
+from jukebox_jax.training.prior_task import prior_task
+from jukebox_jax.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class CodecData:
+    """Windows the codec is trained on: `window_samples` long, stereo mixed by a random weight if `blend`."""
+
+    window_samples: int = 393_216
+    blend: bool = True
+
+
+@dataclass(frozen=True)
+class CodecRun:
+    """Training a VQ-VAE."""
+
+    model: VQVAEConfig = VQVAEConfig()
+    loss: CodecLossConfig = CodecLossConfig()
+    data: CodecData = CodecData()
+    train: TrainConfig = TrainConfig()
+
+
+@dataclass(frozen=True)
+class PriorRun:
+    """Training a prior on tokens. Label tables of size 0 take the dataset's size."""
+
+    model: PriorConfig
+    train: TrainConfig = TrainConfig()
+
+
+def train_run(
+    config: CodecRun | PriorRun,
+    data: os.PathLike | str,
+    run_dir: os.PathLike | str,
+    codec: os.PathLike | str | None = None,
+    *,
+    progress: bool = True,
+) -> TrainState:
+    """Trains a codec on an audio dataset, or a prior on a token dataset, or goes on where the run folder stopped.
+
+    Args:
+      codec: for a prior, optionally, the codec that its tokens must come from.
+
+    Raises:
+      UserError: the data does not fit the model; see `training.loop.train` for the rest.
+    """
+    dataset = open_dataset(data)
+    if isinstance(config, CodecRun):
+        return _train_codec(config, dataset, Path(run_dir), progress)
+    return _train_prior(config, dataset, Path(run_dir), codec, progress)
+
+
+def _train_codec(config: CodecRun, dataset: Dataset, run_dir: Path, progress: bool) -> TrainState:
+    model, window, hop = config.model, config.data.window_samples, config.model.hops[-1]
+    if window % hop:
+        valid = max(1, round(window / hop)) * hop
+        raise UserError(f"data.window_samples={window} is not a multiple of the top hop {hop}: use {valid}.")
+    if dataset.sample_rate != model.sample_rate:
+        raise UserError(
+            f"{dataset.folder} is at {dataset.sample_rate} Hz, the model at {model.sample_rate} Hz: prepare it again."
+        )
+    batch_size = config.train.batch_size
+    stream = Stream(dataset, "train", window, batch_size=batch_size, blend=config.data.blend)
+    scales = Bandwidth(**bandwidth(dataset, window))
+    return train(
+        codec_task(model, config.loss, scales, window),
+        config.train,
+        lambda position: stream.batches(config.train.seed, position),
+        run_dir,
+        evaluate=codec_evaluation(model, config.loss, scales, dataset, window, batch_size),
+        run_config={"kind": "codec", **config_lib.to_dict(config), "bandwidth": config_lib.to_dict(scales)},
+        progress=progress,
+    )
+
+
+def _train_prior(
+    config: PriorRun, dataset: Dataset, run_dir: Path, codec: os.PathLike | str | None, progress: bool
+) -> TrainState:
+    if codec is not None and load_codec(codec).hash != dataset.codec["hash"]:
+        raise UserError(f"{dataset.folder} was not encoded by {codec}: encode it again with that codec.")
+    model = with_label_sizes(config.model, dataset)
+    batch_size = config.train.batch_size
+    stream = prior_stream(model, dataset, "train", batch_size)
+    run_config: dict[str, Any] = {
+        "kind": "prior",
+        **config_lib.to_dict(dataclasses.replace(config, model=model)),
+        "labels": dataset.labels.to_json() if model.labels else None,
+        "codec": dataset.codec["hash"],
+    }
+    return train(
+        prior_task(model),
+        config.train,
+        lambda position: stream.batches(config.train.seed, position),
+        run_dir,
+        evaluate=prior_evaluation(model, prior_stream(model, dataset, "validation", batch_size, shuffle=False)),
+        run_config=run_config,
+        progress=progress,
+    )
+
+
+def with_label_sizes(model: PriorConfig, dataset: Dataset) -> PriorConfig:
+    """`model` with label tables large enough for the dataset's names: sizes of 0 are filled in.
+
+    Raises:
+      UserError: a table with fewer rows than the dataset has names.
+    """
+    if model.labels is None:
+        return model
+    sizes = {}
+    for name, table in (("artists", dataset.labels.artists), ("genres", dataset.labels.genres)):
+        rows = getattr(model.labels, name) or len(table)
+        if rows < len(table):
+            raise UserError(f"model.labels.{name}={rows} is too small for {dataset.folder}: it needs {len(table)}.")
+        sizes[name] = rows
+    return dataclasses.replace(model, labels=dataclasses.replace(model.labels, **sizes))
+
+
+def prior_stream(model: PriorConfig, dataset: Dataset, split: str, batch_size: int, *, shuffle: bool = True) -> Stream:
+    """The windows of tokens, upper tokens and labels that `model` reads.
+
+    Raises:
+      UserError: the dataset holds no tokens of the model's level, or other ratios between levels.
+    """
+    field, above = f"level_{model.level}", f"level_{model.level + 1}"
+    if field not in dataset.fields:
+        raise UserError(
+            f"{dataset.folder} holds no tokens of level {model.level}: encode a dataset with a codec first."
+        )
+    fields = (field,)
+    if model.conditioner is not None:
+        ratio = dataset.fields.get(above, 0) / dataset.fields[field]
+        if ratio != model.conditioner.ratio:
+            raise UserError(
+                f"The conditioner upsamples {model.conditioner.ratio}-fold, but {dataset.folder} has {ratio:g} tokens of "
+                f"level {model.level} for one of the level above: set model.conditioner.downs and .stride."
+            )
+        fields += (above,)
+    labels = None
+    if model.labels is not None:
+        c = model.labels
+        timing = TimingSpec(c.time_bins, c.min_duration_seconds, c.max_duration_seconds) if model.has_timing else None
+        labels = LabelSpec(dataset.labels, c.max_genres, timing)
+    return Stream(
+        dataset,
+        split,
+        model.n_ctx * dataset.fields[field],
+        batch_size=batch_size,
+        fields=fields,
+        labels=labels,
+        shuffle=shuffle,
+        shift=shuffle,
+    )

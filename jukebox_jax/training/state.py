@@ -1,0 +1,111 @@
+"""TrainState: all that a run is at a step, and all that a checkpoint holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+from jax.sharding import Mesh
+
+from jukebox_jax.parallel.strategies import Rules, resolve
+from jukebox_jax.training.config import TrainConfig
+from jukebox_jax.training.optimizer import make_optimizer
+from jukebox_jax.training.task import Task
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A run between two steps: arrays, or in their place ShapeDtypeStructs or shardings.
+
+    Attributes:
+      step: finished steps; this and the other counters are int32 scalars.
+      total_steps: the run's length; 0 while a time budget is not measured yet.
+      examples_seen: the position in the data, in examples, so that a changed batch size repeats or skips nothing.
+      data_offset: added to `examples_seen` when asking for data; a rewind past bad data advances it.
+      skipped_steps: steps whose loss or gradients were not finite and which changed nothing else.
+      params, opt_state: parameters and optax state.
+      ema: average of the parameters, or None.
+      model_state: the task's own state (codebooks), `{}` if none.
+    """
+
+    step: PyTree
+    total_steps: PyTree
+    examples_seen: PyTree
+    data_offset: PyTree
+    skipped_steps: PyTree
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree | None
+    model_state: PyTree
+
+    @property
+    def eval_params(self) -> PyTree:
+        """The average of the weights if one is kept, else the parameters."""
+        return self.params if self.ema is None else self.ema
+
+
+def abstract_state(task: Task, config: TrainConfig, mesh: Mesh, rules: Rules) -> TrainState:
+    """The state's shapes, dtypes and shardings (ShapeDtypeStructs); computes and allocates nothing.
+
+    Raises:
+      UserError: the rules do not fit the parameters or the mesh (see `parallel.strategies.resolve`).
+    """
+    boxed = jax.eval_shape(lambda: _boxed_state(task, config))
+    shardings = resolve(boxed, mesh, rules)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        meta.unbox(boxed),
+        shardings,
+    )
+
+
+def create_state(task: Task, config: TrainConfig, abstract: TrainState) -> TrainState:
+    """The state before the first step; every array is born on its own devices, never whole on one."""
+    init = jax.jit(lambda: meta.unbox(_boxed_state(task, config)), out_shardings=state_shardings(abstract))
+    return init()
+
+
+def state_shardings(abstract: TrainState) -> TrainState:
+    """The tree of shardings of `abstract_state`'s result."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def _boxed_state(task: Task, config: TrainConfig) -> TrainState:
+    """The initial state with Linen's boxes left on: moments and average inherit the parameters' logical axes."""
+    params, model_state = task.init(jax.random.key(config.seed))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        total_steps=jnp.asarray(0 if config.seconds is not None else config.steps, jnp.int32),
+        examples_seen=zero,
+        data_offset=zero,
+        skipped_steps=zero,
+        params=params,
+        opt_state=make_optimizer(config.optimizer).init(params),
+        ema=None if config.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
+        model_state=model_state,
+    )
+
+
+def to_parts(state: TrainState) -> dict[str, PyTree]:
+    """The state as the separately loadable parts of a checkpoint: weights can be read without the rest."""
+    trainer = {name: getattr(state, name) for name in _COUNTERS}
+    return {
+        "params": state.params,
+        "ema": state.ema,
+        "model_state": state.model_state,
+        "trainer": {"opt_state": state.opt_state, **trainer},
+    }
+
+
+def from_parts(parts: dict[str, PyTree]) -> TrainState:
+    """The inverse of `to_parts`."""
+    return TrainState(params=parts["params"], ema=parts["ema"], model_state=parts["model_state"], **parts["trainer"])
+
+
+_COUNTERS = ("step", "total_steps", "examples_seen", "data_offset", "skipped_steps")

@@ -1,0 +1,95 @@
+"""One step of training: loss, gradients, update, as one compiled function under a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from jukebox_jax.parallel.strategies import Rules, batch_sharding
+from jukebox_jax.training.config import TrainConfig
+from jukebox_jax.training.optimizer import clip, global_norm, learning_rate, make_optimizer, update_ema
+from jukebox_jax.training.state import TrainState, state_shardings
+from jukebox_jax.training.task import Task
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+
+
+def make_train_step(
+    task: Task, config: TrainConfig, mesh: Mesh, rules: Rules, abstract: TrainState
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Makes the jitted `step(state, batch) -> (state, metrics)`; call it inside `jax.set_mesh(mesh)`.
+
+    The state is donated; state and batch come in and go out with fixed shardings. The step's randomness is
+    `fold_in(key(seed), step)`. Metrics: the task's own, `loss`, `grad_norm` (before clipping), `learning_rate`,
+    `skipped` (1 if loss or gradients were not finite: parameters, moments, average and model state then stay as they
+    were) and `skipped_steps` (their number so far).
+
+    Args:
+      abstract: from `abstract_state`; its shardings are the step's.
+
+    Raises:
+      UserError: the mesh does not divide the batch.
+    """
+    shardings = state_shardings(abstract)
+    optimizer = make_optimizer(config.optimizer)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+        def loss_fn(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
+            loss, model_state, metrics = task.loss(params, state.model_state, batch, key)
+            return loss, (model_state, metrics)
+
+        with jax.named_scope("loss_and_gradients"), nn.logical_axis_rules(rules):
+            (loss, (model_state, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        # Without this XLA may sum whole gradients on every device before it cuts them into shards.
+        gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
+
+        with jax.named_scope("update"):
+            norm = global_norm(gradients)
+            finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+            total_steps = jnp.where(state.total_steps > 0, state.total_steps, config.steps)
+            rate = learning_rate(config.optimizer, state.step, total_steps)
+            direction, opt_state = optimizer.update(
+                clip(config.optimizer, gradients, norm), state.opt_state, state.params
+            )
+            params = jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), state.params, direction)
+            learned = (params, opt_state, update_ema(config.optimizer, state.ema, params), model_state)
+            before = (state.params, state.opt_state, state.ema, state.model_state)
+            params, opt_state, ema, model_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old), learned, before
+            )
+
+        skipped = (~finite).astype(jnp.int32)
+        state = state.replace(
+            step=state.step + 1,
+            examples_seen=state.examples_seen + config.batch_size,
+            skipped_steps=state.skipped_steps + skipped,
+            params=params,
+            opt_state=opt_state,
+            ema=ema,
+            model_state=model_state,
+        )
+        metrics = {
+            **metrics,
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "skipped": skipped,
+            "skipped_steps": state.skipped_steps,
+        }
+        return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
+
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh, rules, config.batch_size)),
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+    )

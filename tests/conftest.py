@@ -1,0 +1,15 @@
+"""Test settings that must stand before jax is imported, and run-time checks of every annotated array shape."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Test processes share what they compile, and a second run compiles nothing anew. Tests that time compilation switch
+# it off: jax.config.update("jax_enable_compilation_cache", False).
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("jukebox_jax", "typecheck.check")

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from jukebox_jax.errors import UserError
+from jukebox_jax.labels.ids import LabelTable
+from jukebox_jax.labels.timing import timing_bins
+from jukebox_jax.pipeline.dataset import RecordReader
+from jukebox_jax.pipeline.stream import LabelSpec, Stream, TimingSpec
+
+WINDOW = 8192
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert a[key].dtype == b[key].dtype
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+@pytest.fixture(scope="session")
+def label_spec(token_dataset):
+    return LabelSpec(token_dataset.labels, max_genres=3, timing=TimingSpec(16, 0.5, 60.0))
+
+
+@pytest.fixture(scope="session")
+def labelled(token_dataset, label_spec):
+    return Stream(token_dataset, "train", WINDOW, batch_size=4, fields=("level_0", "level_1"), labels=label_spec)
+
+
+def test_an_epoch_visits_every_window_once(audio_dataset):
+    stream = Stream(audio_dataset, "train", WINDOW, batch_size=6, shift=False)
+    # The song of 3,000 samples is shorter than a window.
+    assert stream.skipped_songs == ("train 3",)
+    assert stream.n_windows == (50_000 + 65_536 + 140_001 + 90_100) // WINDOW == 42
+    seen = [pair for p in range(0, 42, 6) for pair in zip(*stream.windows(1, p), strict=True)]
+    assert len(set(seen)) == 42
+    again = [pair for p in range(42, 84, 6) for pair in zip(*stream.windows(1, p), strict=True)]
+    assert set(again) == set(seen)
+    assert again != seen
+    other = [pair for p in range(0, 42, 6) for pair in zip(*stream.windows(2, p), strict=True)]
+    assert set(other) == set(seen)
+    assert other != seen
+
+
+def test_audio_batches_hold_the_samples_of_their_windows(audio_dataset):
+    stream = Stream(audio_dataset, "train", WINDOW, batch_size=8)
+    reader = RecordReader(audio_dataset, "train")
+    batch = stream.batch(3, 100)
+    assert batch["audio"].shape == (8, WINDOW, 1)
+    assert batch["audio"].dtype == np.float32
+    for row, song, offset in zip(batch["audio"], *stream.windows(3, 100), strict=True):
+        stereo = reader.read_song(int(song), "audio")[offset : offset + WINDOW].astype(np.float64) / 2**15
+        np.testing.assert_allclose(row[:, 0], stereo.mean(axis=1), atol=1e-7)
+
+
+def test_shifts_spread_over_half_a_window_either_way(audio_dataset):
+    shifted = Stream(audio_dataset, "train", WINDOW, batch_size=400, shuffle=False)
+    still = Stream(audio_dataset, "train", WINDOW, batch_size=400, shuffle=False, shift=False)
+    (songs_a, a), (songs_b, b) = shifted.windows(0, 0), still.windows(0, 0)
+    moved = (a - b)[songs_a == songs_b]
+    assert moved.min() < -0.4 * WINDOW
+    assert moved.max() > 0.4 * WINDOW
+    assert len(np.unique(moved)) > 300
+    lengths = np.array([song.samples for song in audio_dataset.splits["train"]])
+    assert (a >= 0).all()
+    assert (a + WINDOW <= lengths[songs_a]).all()
+
+
+def test_blend_draws_one_weight_per_example(audio_dataset):
+    stream = Stream(audio_dataset, "train", WINDOW, batch_size=64, blend=True)
+    reader = RecordReader(audio_dataset, "train")
+    weights = []
+    for row, song, offset in zip(stream.batch(0, 0)["audio"], *stream.windows(0, 0), strict=True):
+        left, right = reader.read(int(song), int(offset), int(offset) + WINDOW, ("audio",))[0].T / 2**15
+        weight = np.dot(row[:, 0] - right, left - right) / np.dot(left - right, left - right)
+        np.testing.assert_allclose(row[:, 0], weight * left + (1 - weight) * right, atol=1e-6)
+        weights.append(weight)
+    assert min(weights) < 0.1
+    assert max(weights) > 0.9
+
+
+@pytest.mark.parametrize("position", [0, 3, 40, 10**12])
+def test_the_iterator_gives_the_same_batches(audio_dataset, labelled, position):
+    for stream in (Stream(audio_dataset, "train", WINDOW, batch_size=4, blend=True), labelled):
+        for k, batch in enumerate(itertools.islice(stream.batches(7, position), 5)):
+            assert_equal(batch, stream.batch(7, position + 4 * k))
+
+
+def test_resuming_equals_never_having_stopped(labelled):
+    run = list(itertools.islice(labelled.batches(5), 8))
+    for stop in (1, 4, 7):
+        for a, b in zip(run[stop:], labelled.batches(5, 4 * stop), strict=False):
+            assert_equal(a, b)
+
+
+def test_hosts_concatenate_to_one(token_dataset, label_spec, labelled):
+    hosts = [
+        Stream(
+            token_dataset,
+            "train",
+            WINDOW,
+            batch_size=4,
+            fields=("level_0", "level_1"),
+            labels=label_spec,
+            process_index=i,
+            process_count=4,
+        )
+        for i in range(4)
+    ]
+    for position in (0, 36, 38):  # the last two run over the end of the epoch
+        parts = [host.batch(11, position) for host in hosts]
+        assert_equal(
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, labelled.batch(11, position)
+        )
+
+
+def test_the_batch_size_changes_no_example(audio_dataset):
+    small, large = (Stream(audio_dataset, "train", WINDOW, batch_size=b) for b in (2, 6))
+    together = np.concatenate([small.batch(0, p)["audio"] for p in (10, 12, 14)])
+    np.testing.assert_array_equal(together, large.batch(0, 10)["audio"])
+
+
+def test_evaluation_reads_in_order(audio_dataset):
+    stream = Stream(audio_dataset, "validation", WINDOW, batch_size=1, shuffle=False, shift=False)
+    # 110,000 samples hold 13 windows. The eighth's midpoint lies past 65,536 but inside the first song (70,000).
+    places = [tuple(int(x[0]) for x in stream.windows(0, p)) for p in range(stream.n_windows)]
+    assert places[:8] == [(0, k * WINDOW) for k in range(8)]
+    assert places[8] == (0, 8 * WINDOW - WINDOW // 2)  # [65,536, 73,728) sticks out: half a window back
+    assert places[9] == (1, 9 * WINDOW - 70_000)
+    assert len(places) == 13
+
+
+def test_tokens_lie_where_the_window_does_and_under_their_upper_level(token_dataset):
+    stream = Stream(token_dataset, "train", WINDOW, batch_size=32, fields=("level_1", "level_2"))
+    batch = stream.batch(2, 0)
+    assert batch["tokens"].shape == (32, WINDOW // 32)
+    assert batch["upper"].shape == (32, WINDOW // 128)
+    assert batch["tokens"].dtype == batch["upper"].dtype == np.int32
+    _, offsets = stream.windows(2, 0)
+    assert (offsets % 128 == 0).all()
+    np.testing.assert_array_equal(batch["tokens"], offsets[:, None] // 32 + np.arange(WINDOW // 32))
+    np.testing.assert_array_equal(batch["tokens"][:, ::4] // 4, batch["upper"])
+    assert len(set(offsets // 128 % 4)) > 1  # shifted by single hops, not whole windows
+
+
+def test_no_window_reaches_past_the_last_code(token_dataset):
+    # Codes stop at the last whole hop of the coarsest level, padding is 0: no window may show padding after a code.
+    stream = Stream(token_dataset, "train", 4096, batch_size=300, fields=("level_0",))
+    tokens = stream.batch(0, 0)["tokens"]
+    np.testing.assert_array_equal(np.diff(tokens, axis=1), 1)
+
+
+def test_labels_follow_the_song(token_dataset, label_spec, labelled):
+    batch = labelled.batch(0, 8)
+    songs, offsets = labelled.windows(0, 8)
+    names = token_dataset.labels
+    for i, (song, offset) in enumerate(zip(songs, offsets, strict=True)):
+        entry = token_dataset.splits["train"][song]
+        assert names.artists.names[batch["artist"][i]] == entry.artist.lower()
+        assert [names.genres.names[batch["genres"][i, 0]], *batch["genres"][i, 1:]] == [entry.genre.lower(), -1, -1]
+        bins = timing_bins(entry.samples, int(offset), WINDOW, WINDOW // 8, 16, 0.5, 60.0, 44_100)
+        assert batch["total_bins"][i] == bins.total
+        np.testing.assert_array_equal(batch["absolute_bins"][i], bins.absolute)
+        np.testing.assert_array_equal(batch["relative_bins"][i], bins.relative)
+
+
+def test_a_model_keeps_its_own_names(token_dataset):
+    table = LabelTable.of(["Aaron", "Bach"], ["polka"])
+    stream = Stream(token_dataset, "train", WINDOW, batch_size=64, fields=("level_2",), labels=LabelSpec(table))
+    batch = stream.batch(0, 0)
+    assert set(batch) == {"tokens", "artist", "genres"}
+    assert set(batch["artist"]) == {0, 2}  # Clara Schumann is unknown to it
+    assert set(batch["genres"].ravel()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fields": ("audio",)}, "no audio, only level_0"),
+        ({"window_samples": 8000, "fields": ("level_0", "level_2")}, "hop of level_2, 128"),
+        ({"window_samples": 0}, "not a multiple"),
+        ({"window_samples": 2**20}, "the longest has 140001"),
+        ({"batch_size": 3, "process_count": 2}, "shared by 2"),
+        ({"max_duration": 2.0}, '"train 2"'),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_read(token_dataset, options, message):
+    max_duration = options.pop("max_duration", 600.0)
+    labels = LabelSpec(token_dataset.labels, timing=TimingSpec(16, 0.5, max_duration))
+    options = {"window_samples": WINDOW, "batch_size": 2, "fields": ("level_2",), "labels": labels} | options
+    with pytest.raises(UserError, match=message):
+        Stream(token_dataset, "train", **options)
