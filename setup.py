@@ -19,7 +19,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["jukebox_jax", "jukebox_jax.*"]),
-    package_data={"jukebox_jax": ["corpus/demo_data/*", "toy/**/*", "export/*.html", "export/*.css", "export/*.js"]},
+    package_data={"jukebox_jax": ["corpus/demo_data/*", "toy/**/*", "toy/**/.*", "export/*.html", "export/*.css", "export/*.js"]},
     entry_points={"console_scripts": ["jukebox-jax = jukebox_jax.cli.main:main"]},
     install_requires=[
         "absl-py",

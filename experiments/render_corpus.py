@@ -19,7 +19,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import shutil
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +83,7 @@ def render(piece: Piece, settings: Settings) -> dict:
     return {
         "file_name": file_name,
         "title": title,
-        "artist": piece.artist or _score_artist(score),
+        "artist": piece.artist or _score_artist(score, piece),
         "genre": piece.genre,
         "lyrics": excerpt_lyrics(score, piece, end),
         "split": piece.split or split_of(title),
@@ -95,8 +97,8 @@ def render(piece: Piece, settings: Settings) -> dict:
 
 def _encoding_licence(score, piece: Piece) -> str:
     notice = " ".join((score.metadata.copyright or "").split())
-    # The demo's entries quote the notice themselves; "(c)" alone, which editors fill in, says nothing.
-    if piece.split or len(notice) < 16:
+    # "Copyright (c)" alone, which editors fill in, says nothing.
+    if len(notice) < 16 or notice in piece.encoding_licence:
         return piece.encoding_licence
     return f'The score file says: "{notice}"'
 
@@ -104,16 +106,19 @@ def _encoding_licence(score, piece: Piece) -> str:
 def _score_title(score, piece: Piece) -> str:
     for title in (score.metadata.title, score.metadata.movementName):
         if title and not title.endswith((".xml", ".mxl", ".abc")):
-            return " ".join(title.split())
-    return Path(piece.source).stem.replace("_", " ")
+            title = " ".join(title.split())
+            return string.capwords(title) if title.isupper() else title
+    stem = Path(piece.source).stem.replace("_", " ")
+    return stem[:1].upper() + stem[1:]
 
 
-def _score_artist(score) -> str:
-    """The composer's name without what follows it (opus, dates, editor); "Traditional" where none is given."""
-    composer = " ".join((score.metadata.composer or "").split("(")[0].split("\n")[0].split())
-    if "carolan" in composer.lower():
-        return "Turlough O'Carolan"
-    return composer.title() if composer.isupper() else composer or "Traditional"
+def _score_artist(score, piece: Piece) -> str:
+    """The composer's name without what may follow it: opus, dates, editor, a manuscript's shelf mark."""
+    composer = (score.metadata.composer or "").split("\n")[0]
+    if piece.source.endswith(".abc"):  # for tunes this field names a country or a publisher
+        return "Turlough O'Carolan" if "carolan" in composer.lower() else "Traditional"
+    name = re.split(r"[(?]| [A-Z]+-| \d", composer)[0].strip()
+    return name if name and not name.lower().startswith("anonymous") else "Anonymous"
 
 
 # ---- The demo corpus ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ DESCRIPTION = """Train the whole cascade on the music that ships with the packag
 Prepares the corpus, trains the VQ-VAE, encodes, trains three priors, samples, decodes, and writes audio files,
 report.json and a page to open in a browser."""
 EXAMPLE = "  jukebox-jax demo --out demo"
-IF_INTERRUPTED = "Run the same command again."
+IF_INTERRUPTED = "The same command goes on; finished stages are kept."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

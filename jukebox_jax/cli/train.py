@@ -11,7 +11,7 @@ DESCRIPTION = """Train one model, or go on where its run folder stopped.
 --config.KEY=VALUE: keys are dotted paths, tuples are written "(1,2)", and `none` empties an optional value. A misspelt
 key is answered with the nearest valid one."""
 EXAMPLE = """  jukebox-jax train --config configs/vqvae.py --data data/audio --out runs/mine/vqvae
-  jukebox-jax train --config configs/prior.py:level_2 --config.train.optimizer.learning_rate=1e-4 \\
+  jukebox-jax train --config configs/prior.py:demo_top --config.train.optimizer.learning_rate=1e-4 \\
       --data data/tokens --codec runs/mine/vqvae --out runs/mine/level_2"""
 IF_INTERRUPTED = "The same command goes on from the last checkpoint."
 

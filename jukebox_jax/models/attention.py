@@ -12,6 +12,7 @@ from enum import IntEnum
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -97,7 +98,7 @@ class LayerCache:
 
 
 def empty_cache(
-    pattern: Pattern, batch: int, length: int, blocks: int, heads: int, head_dim: int, dtype: jnp.dtype
+    pattern: Pattern, batch: int, length: int, blocks: int, heads: int, head_dim: int, dtype: DTypeLike
 ) -> LayerCache:
     """The cache before the first token. Zeros matter: the first row sees a previous row of zeros."""
     block_ctx = length // blocks

@@ -1,0 +1,85 @@
+"""The codec's losses against recorded numbers, and on digital silence."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from jukebox_jax.audio.spectral import REFERENCE, spectral_convergence, spectral_distance
+from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, audio_losses, codec_losses
+from jukebox_jax.models.vqvae import VQVAE, VQVAEConfig, untrained_codebooks, zeros_like_audio
+
+TINY = VQVAEConfig(widths=(4, 4, 4), depths=(1, 1, 1), emb_width=4, codes=8)
+
+
+def recorded_signals():
+    i = np.arange(8192)
+    target = [0.5 * np.sin(0.03 * i) + 0.2 * np.sin(0.4 * i), 0.3 * np.sin(0.11 * i)]
+    prediction = [
+        0.45 * np.sin(0.03 * i + 0.1) + 0.1 * np.sin(0.7 * i),
+        0.25 * np.sin(0.11 * i + 0.2) + 0.05 * np.sin(1.9 * i),
+    ]
+    return jnp.asarray(np.stack(target), jnp.float32), jnp.asarray(np.stack(prediction), jnp.float32)
+
+
+def test_spectral_terms_are_the_recorded_ones():
+    target, prediction = recorded_signals()
+    np.testing.assert_allclose(spectral_distance(target, prediction, REFERENCE), [713.7433, 224.2011], rtol=1e-5)
+    resolutions = CodecLossConfig().resolutions
+    multi = sum(spectral_distance(target, prediction, stft) for stft in resolutions) / len(resolutions)
+    np.testing.assert_allclose(multi, [473.5775, 147.5652], rtol=1e-5)
+    np.testing.assert_allclose(spectral_convergence(target, prediction), [0.4252, 0.2395], atol=5e-5)
+
+
+def test_waveform_terms_are_the_recorded_ones():
+    terms = audio_losses(CodecLossConfig(), Bandwidth(l1=0.2, l2=0.05), *recorded_signals())
+    expected = {"l1": 0.480610, "l2": 0.313547, "linf": 0.807183, "recons": 0.329690}
+    for name, value in expected.items():
+        assert float(terms[name]) == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.parametrize("spectral", [0.0, 1.0])
+@pytest.mark.parametrize("relative", [False, True])
+def test_silence_gives_finite_losses_and_gradients(spectral, relative):
+    config = CodecLossConfig(spectral=spectral, relative_spectral=relative)
+    params = meta.unbox(VQVAE(TINY).init(jax.random.key(0), zeros_like_audio(TINY)))["params"]
+    # Not only the target: a decoder that puts out exact silence, too.
+    for audio, p in (
+        (jnp.zeros((2, 4096, 1)), params),
+        (jnp.zeros((2, 4096, 1)), jax.tree.map(jnp.zeros_like, params)),
+    ):
+        loss = lambda p, audio=audio: codec_losses(  # noqa: E731
+            TINY, config, Bandwidth(), p, untrained_codebooks(TINY), audio, jax.random.key(1)
+        )
+        (value, codebooks, metrics), gradients = loss(p), jax.grad(lambda p, f=loss: f(p)[0])(p)
+        for leaf in jax.tree.leaves((value, codebooks, metrics, gradients)):
+            assert np.isfinite(np.asarray(leaf, np.float32)).all()
+
+
+def test_metrics_are_given_per_level_and_levels_add_up():
+    params = meta.unbox(VQVAE(TINY).init(jax.random.key(0), zeros_like_audio(TINY)))["params"]
+    audio = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4096, 1)) * 0.1, jnp.float32)
+    config = CodecLossConfig(spectral=0.5)
+    loss, books, metrics = codec_losses(
+        TINY, config, Bandwidth(), params, untrained_codebooks(TINY), audio, jax.random.key(0)
+    )
+    for name in ("recons_loss", "spectral_loss", "multispectral_loss"):
+        assert float(metrics[name]) == pytest.approx(sum(float(metrics[f"{name}_l{i}"]) for i in (1, 2, 3)), rel=1e-6)
+    for name in ("fit", "pn", "entropy", "used_curr", "usage", "dk"):
+        levels = [float(metrics[f"{name}_l{i}"]) for i in (1, 2, 3)]
+        assert float(metrics[name]) == pytest.approx(np.mean(levels), rel=1e-5, abs=1e-9)
+    total = (
+        metrics["recons_loss"]
+        + 0.5 * metrics["spectral_loss"]
+        + metrics["multispectral_loss"]
+        + 0.02 * metrics["commit_loss"]
+    )
+    assert float(loss) == pytest.approx(float(total), rel=1e-6)
+    # Evaluation learns nothing and has no quantiser metrics.
+    _, after, held_out = codec_losses(TINY, config, Bandwidth(), params, books, audio, None)
+    assert after is not books
+    jax.tree.map(np.testing.assert_array_equal, after, books)
+    assert "usage" not in held_out
