@@ -19,7 +19,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["jukebox_jax", "jukebox_jax.*"]),
-    package_data={"jukebox_jax": ["corpus/demo_data/*", "toy/**/*", "toy/**/.*", "export/*.html", "export/*.css", "export/*.js"]},
+    package_data={
+        "jukebox_jax": [
+            *("corpus/demo_data/*", "toy/**/*", "toy/**/.*"),
+            *("export/*.html", "export/*.css", "export/*.js"),
+        ]
+    },
     entry_points={"console_scripts": ["jukebox-jax = jukebox_jax.cli.main:main"]},
     install_requires=[
         "absl-py",
@@ -34,6 +39,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12",
+        "pillow>=10",
         "soundfile>=0.13",
         "soxr>=1.0",
         "tensorboardX>=2.6",

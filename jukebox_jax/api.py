@@ -39,8 +39,8 @@ class Song:
       provenance: all that is needed to sample it again with the same model.
     """
 
-    tokens: tuple[Int[np.ndarray, " u"], ...]
-    levels: tuple[Float[np.ndarray, " t"], ...]
+    tokens: tuple[Int[np.ndarray, " _"], ...]
+    levels: tuple[Float[np.ndarray, " _"], ...]
     sample_rate: int
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -126,7 +126,7 @@ class Model:
                     label_id(self.priors[-1], kind, name)
 
         batch_size = batch_size or min(n_samples, 16)
-        tokens: list[Int[np.ndarray, "n u"]] = []
+        tokens: list[Int[np.ndarray, "n _"]] = []
         for level, fraction in reversed(list(zip(levels, hop_fractions, strict=True))):
             above = tokens[0] if tokens else None
             sampled = sample_level(
@@ -160,7 +160,7 @@ class Model:
             songs.append(Song(ours, self.decode(ours), rate, provenance))
         return songs
 
-    def decode(self, tokens: Sequence[Int[np.ndarray, " u"]]) -> tuple[Float[np.ndarray, " t"], ...]:
+    def decode(self, tokens: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[np.ndarray, " _"], ...]:
         """Audio of one song from the tokens of each level (level 0 first), every level decoded alone."""
         config, codec = self.codec.config, self.codec.codec
         return tuple(
@@ -192,8 +192,8 @@ class Model:
             total = max(sample_length, int(np.ceil(labels.min_duration_seconds * rate)) if labels else 0)
         if labels and not labels.min_duration_seconds * rate <= total < labels.max_duration_seconds * rate:
             raise UserError(
-                f"A whole song of {total / rate:.2f} s is outside what the model knows, {labels.min_duration_seconds:g} "
-                f"to {labels.max_duration_seconds:g} s: change total_seconds or seconds."
+                f"A whole song of {total / rate:.2f} s is outside what the model knows, "
+                f"{labels.min_duration_seconds:g} to {labels.max_duration_seconds:g} s: change total_seconds."
             )
         return total
 

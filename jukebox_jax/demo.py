@@ -49,11 +49,12 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to train: seconds per model decide the number of steps, which stays between the two bounds."""
+    """How long to train: the seconds per model decide the number of steps, which stays between the two bounds; without
+    seconds it is the upper one."""
 
-    codec_seconds: float = 190.0
+    codec_seconds: float | None = 190.0
     codec_steps: tuple[int, int] = (400, 4000)
-    prior_seconds: float = 40.0
+    prior_seconds: float | None = 40.0
     prior_steps: tuple[int, int] = (150, 4000)
 
 
@@ -74,6 +75,7 @@ def codec_run(seed: int = 0, effort: Effort = Effort()) -> CodecRun:
             seconds=effort.codec_seconds,
             min_steps=least,
             eval_every=200,
+            checkpoint_every=500,
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50, schedule="cosine"),
         ),
     )
@@ -105,6 +107,7 @@ def prior_run(level: int, seed: int = 0, effort: Effort = Effort()) -> PriorRun:
             seconds=effort.prior_seconds,
             min_steps=least,
             eval_every=200,
+            checkpoint_every=500,
             optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=50, schedule="cosine", b2=0.98),
         ),
     )

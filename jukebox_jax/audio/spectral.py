@@ -42,7 +42,7 @@ def magnitude_stft(audio: Float[Array, "b t"], stft: STFT) -> Float[Array, "b fr
     return safe_sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag))
 
 
-def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Square root whose gradient at exactly zero is zero, as digital silence needs it."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)

@@ -42,19 +42,20 @@ def encode_dataset(
         )
     songs = sum(len(table) for table in audio.splits.values())
 
-    def encode_one(split, song, samples) -> dict[str, UInt16[np.ndarray, " u"]]:
+    def encode_one(split, song, samples) -> dict[str, UInt16[np.ndarray, " _"]]:
         del split, song
         codes = encode_song(config, trained.codec, to_float32(samples).mean(axis=1))
         return {f"level_{level}": tokens.astype(np.uint16) for level, tokens in enumerate(codes)}
 
-    with tqdm(total=songs, desc="encode", unit="song", file=sys.stderr, disable=not progress) as bar:
+    # Delayed, so that a refusal stays one line.
+    with tqdm(total=songs, desc="encode", unit="song", file=sys.stderr, disable=not progress, delay=0.5) as bar:
         hops = {f"level_{level}": hop for level, hop in enumerate(config.hops)}
         return write_token_dataset(
             audio, Path(out), hops, encode_one, trained.hash, lambda done, of, title: bar.update()
         )
 
 
-def encode_song(config: VQVAEConfig, codec: Codec, audio: Float[np.ndarray, " t"]) -> list[Int[np.ndarray, " u"]]:
+def encode_song(config: VQVAEConfig, codec: Codec, audio: Float[np.ndarray, " t"]) -> list[Int[np.ndarray, " _"]]:
     """Codes of a whole mono song at every level, each of t // hop tokens.
 
     The song is cut to whole top-level hops. It is encoded in overlapping windows of one shape; what lies within the
@@ -79,5 +80,5 @@ def encode_song(config: VQVAEConfig, codec: Codec, audio: Float[np.ndarray, " t"
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode(config: VQVAEConfig, codec: Codec, audio: Float[Array, "b t 1"]) -> list[Int[Array, "b u"]]:
+def _encode(config: VQVAEConfig, codec: Codec, audio: Float[Array, "b t 1"]) -> list[Int[Array, "b _"]]:
     return encode(config, codec, audio)

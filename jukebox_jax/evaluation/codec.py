@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jukebox_jax.audio.spectral import REFERENCE, item_norm, magnitude_stft, spectral_convergence
+from jukebox_jax.audio.spectral import REFERENCE, magnitude_stft, spectral_convergence
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, codec_losses
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode, encode
 from jukebox_jax.pipeline.dataset import Dataset

@@ -12,6 +12,9 @@ from jaxtyping import Array, Float, Int
 from jukebox_jax.models.prior import Prior, PriorConfig, bits_per_item
 from jukebox_jax.pipeline.stream import Stream
 
+#: The codes of one song at one level.
+Codes = Int[np.ndarray, " t"]
+
 #: At most this many windows are evaluated while training; always the same ones.
 EVALUATION_WINDOWS = 64
 
@@ -46,14 +49,14 @@ def with_other_artist(batch: dict[str, np.ndarray], artists: int) -> dict[str, n
     return batch | {"artist": (batch["artist"] % (artists - 1) + 1).astype(np.int32)}
 
 
-def unigram_bits(train: Sequence[Int[np.ndarray, " t"]], held_out: Sequence[Int[np.ndarray, " t"]], codes: int) -> float:
+def unigram_bits(train: Sequence[Codes], held_out: Sequence[Codes], codes: int) -> float:
     """Held-out cross-entropy in bits per token under the add-one-smoothed unigram of the training songs."""
     counts = 1.0 + sum(np.bincount(song, minlength=codes) for song in train)
     log_probability = np.log2(counts / counts.sum())
     return float(-np.mean(log_probability[np.concatenate(held_out)]))
 
 
-def bigram_bits(train: Sequence[Int[np.ndarray, " t"]], held_out: Sequence[Int[np.ndarray, " t"]], codes: int) -> float:
+def bigram_bits(train: Sequence[Codes], held_out: Sequence[Codes], codes: int) -> float:
     """The same under the add-one-smoothed bigram; a song's first token has no predecessor and is not counted."""
     counts = np.ones((codes, codes))
     for song in train:

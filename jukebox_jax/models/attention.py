@@ -15,6 +15,8 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jukebox_jax.errors import UserError
+
 
 class Pattern(IntEnum):
     """Which keys a query sees. The numbers are those of the released configurations."""
@@ -32,10 +34,11 @@ def attention_patterns(order: int, depth: int) -> tuple[Pattern, ...]:
     """The pattern of every layer for an attention order of the spec.
 
     Raises:
-      ValueError: an order that is not one of the implemented ones.
+      UserError: an order that is not one of the implemented ones.
     """
     if order not in _ORDERS:
-        raise ValueError(f"attention order {order} is unknown: choose one of {sorted(_ORDERS)}")
+        known = ", ".join(map(str, sorted(_ORDERS)))
+        raise UserError(f"model.attention_order={order} is unknown: choose one of {known}.")
     cycle = _ORDERS[order]
     return tuple(Pattern(cycle[layer % len(cycle)]) for layer in range(depth))
 

@@ -1,4 +1,4 @@
-"""The codebook: nearest codes, straight-through gradients, and learning by moving averages (spec: VQ-VAE, section 3)."""
+"""The codebook: nearest codes, straight-through gradients, learning by moving averages (spec: VQ-VAE, section 3)."""
 
 from __future__ import annotations
 

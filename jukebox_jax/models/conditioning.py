@@ -1,4 +1,4 @@
-"""What a prior is told besides its own tokens: labels, timing, and the codes of the level above (spec: priors, 6, 7)."""
+"""What a prior is told besides its own tokens: labels, timing, codes of the level above (spec: priors, 6 and 7)."""
 
 from __future__ import annotations
 

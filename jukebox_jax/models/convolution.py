@@ -24,7 +24,7 @@ def _uniform(fan_in: int):
 
 
 class Conv(nn.Module):
-    """Convolution with `features` channels out; output length (t + 2 padding - dilation (taps - 1) - 1) // stride + 1."""
+    """Convolution to `features` channels and (t + 2 padding - dilation (taps - 1) - 1) // stride + 1 positions."""
 
     features: int
     taps: int
@@ -88,7 +88,7 @@ def convolve(
 
 
 def upsample(x: Float[Array, "b t c"], kernel: Float[Array, "k c d"], stride: int) -> Float[Array, "b u d"]:
-    """Transposed correlation with k = 2 * stride taps and padding stride // 2; length (t - 1) stride - 2 padding + k."""
+    """Transposed correlation, k = 2 * stride taps and padding stride // 2; length (t - 1) stride - 2 padding + k."""
     taps, channels, features = kernel.shape
     padding = stride // 2
     if stride % 2:

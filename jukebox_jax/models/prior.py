@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jukebox_jax.models.attention import LayerCache, Pattern
+from jukebox_jax.errors import UserError
+from jukebox_jax.models.attention import LayerCache, Pattern, attention_patterns
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig, LabelEmbedding, UpperConditioner, embedding
 from jukebox_jax.models.transformer import Transformer, TransformerConfig
 
@@ -38,6 +39,21 @@ class PriorConfig:
     dtype: str = "float32"
     remat: str = "block"
 
+    def __post_init__(self):
+        if self.n_ctx % self.blocks:
+            raise UserError(f"model.n_ctx={self.n_ctx} is not a multiple of model.blocks={self.blocks}: change one.")
+        if self.transformer.state % self.heads:
+            raise UserError(
+                f"model.heads={self.heads} does not divide the attention's {self.transformer.state} features "
+                "(model.attention_multiplier times model.width): change one."
+            )
+        if self.conditioner is not None and self.n_ctx % self.conditioner.ratio:
+            raise UserError(
+                f"model.n_ctx={self.n_ctx} is not a multiple of the {self.conditioner.ratio} tokens for one of the level "
+                "above: change it."
+            )
+        attention_patterns(self.attention_order, self.depth)
+
     @property
     def transformer(self) -> TransformerConfig:
         shared = {f.name for f in fields(TransformerConfig)} - {"context"}
@@ -54,7 +70,7 @@ class Conditioning:
     """`start` (b, d) stands where the first token has no predecessor; `inputs` (b, t or 1, d) is added everywhere."""
 
     start: Float[Array, "b d"]
-    inputs: Float[Array, "b #t d"]
+    inputs: Float[Array, "b _ d"]
 
 
 class Prior(nn.Module):
@@ -134,7 +150,7 @@ class Prior(nn.Module):
         h = shifted + self.positions + conditioning.inputs
         return nn.with_logical_constraint(h, ("batch", "time", "width"))
 
-    def _logits(self, h: Float[Array, "*b d"], inputs: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+    def _logits(self, h: Float[Array, "*b d"], inputs: Float[Array, "*#b d"]) -> Float[Array, "*b v"]:
         if self.config.merged_decoder:
             return h @ self.output.T
         return (h + inputs) @ self.tokens.T
@@ -163,7 +179,7 @@ def flops_per_token(config: PriorConfig) -> float:
         Pattern.PREVIOUS_ROW: t.block_ctx,
     }
     attention = sum(4 * keys[pattern] * t.state for pattern in t.patterns)
-    return 2 * (t.depth * linear + config.codes * t.width) + attention
+    return float(2 * (t.depth * linear + config.codes * t.width) + attention)
 
 
 def _uniform(bound: float):

@@ -61,7 +61,7 @@ class Segment(NamedTuple):
     """`repeats` copies of a run of layers, starting at layer `start`."""
 
     start: int
-    patterns: tuple[Pattern, ...]
+    patterns: tuple[int, ...]
     repeats: int
 
     @property
@@ -69,7 +69,7 @@ class Segment(NamedTuple):
         return self.start + len(self.patterns) * self.repeats
 
 
-def segments(patterns: tuple[Pattern, ...]) -> tuple[Segment, ...]:
+def segments(patterns: tuple[int, ...]) -> tuple[Segment, ...]:
     """Splits layers into repeated runs so that as few layers as possible have to be compiled."""
     depth = len(patterns)
     # cost[i] = (layers compiled, segments) of the best split of patterns[i:], found from the end backwards.

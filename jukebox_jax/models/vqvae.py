@@ -122,7 +122,7 @@ class Codec:
 
 def encode(
     config: VQVAEConfig, codec: Codec, audio: Float[Array, "b t 1"], levels: tuple[int, ...] | None = None
-) -> list[Int[Array, "b u"]]:
+) -> list[Int[Array, "b _"]]:
     """Codes of the given levels (all by default), each (b, t / hop). t must be a multiple of the largest hop."""
     levels = tuple(range(config.levels)) if levels is None else levels
     model = VQVAE(config)

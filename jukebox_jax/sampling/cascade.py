@@ -136,7 +136,7 @@ def _keys(seed: int, requests: Sequence[Request], level: int) -> Key[jax.Array, 
     return song_keys(seed, jnp.asarray([request.index for request in requests]), level)
 
 
-def _conditioning(level: Level, requests: Sequence[Request], start: int) -> dict[str, Int[np.ndarray, "..."]]:
+def _conditioning(level: Level, requests: Sequence[Request], start: int) -> dict[str, Int[np.ndarray, " b *t"]]:
     """Label ids, and for a top prior the timing bins of the window that starts at token `start`."""
     config = level.prior.config
     if config.labels is None:

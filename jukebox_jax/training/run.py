@@ -155,8 +155,8 @@ def prior_stream(model: PriorConfig, dataset: Dataset, split: str, batch_size: i
         ratio = dataset.fields.get(above, 0) / dataset.fields[field]
         if ratio != model.conditioner.ratio:
             raise UserError(
-                f"The conditioner upsamples {model.conditioner.ratio}-fold, but {dataset.folder} has {ratio:g} tokens of "
-                f"level {model.level} for one of the level above: set model.conditioner.downs and .stride."
+                f"The conditioner upsamples {model.conditioner.ratio}-fold, but {dataset.folder} has {ratio:g} tokens "
+                f"of level {model.level} for one of the level above: set model.conditioner.downs and .stride."
             )
         fields += (above,)
     labels = None

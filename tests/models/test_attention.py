@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jukebox_jax.errors import UserError
 from jukebox_jax.models.attention import Pattern, attend_all, attend_next, attention_patterns, empty_cache, fill_cache
 
 HEADS, HEAD_DIM = 2, 3
@@ -89,5 +90,5 @@ def test_orders():
     assert attention_patterns(1, 3) == (1, 2, 1)
     assert attention_patterns(2, 5) == (1, 2, 3, 1, 2)
     assert attention_patterns(9, 5) == (1, 2, 3, 0, 1)
-    with pytest.raises(ValueError, match="attention order 99"):
+    with pytest.raises(UserError, match="attention_order=99"):
         attention_patterns(99, 3)

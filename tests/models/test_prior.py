@@ -136,7 +136,7 @@ def test_segments_of_the_released_orders():
 
 
 def test_model_size_and_operations():
-    """Parameter count of the recipe in the specification, and operations against XLA's own count."""
+    """Parameter count of a recipe in the specification, and operations against XLA's own count."""
     small = PriorConfig(level=1, codes=1024)
     shapes = jax.eval_shape(
         lambda: meta.unbox(Prior(small).init(jax.random.key(0), {"tokens": jnp.zeros((1, 8192), jnp.int32)}))

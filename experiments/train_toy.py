@@ -1,0 +1,67 @@
+"""Trains the toy that ships with the package: the demo's recipe, for longer, rounded to bfloat16.
+
+    python -m experiments.train_toy --work runs/toy --out jukebox_jax/toy
+
+The codec is rounded before the music is encoded, so that the priors learn the tokens of the very codec that ships.
+Stages that are done are kept: the same command resumes. Prints the figures that `jukebox-jax demo` prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from jukebox_jax import api, demo
+from jukebox_jax.checkpoint.models import CODEC_FOLDER, export_codec, export_prior, level_folder, load_codec
+from jukebox_jax.corpus.demo_corpus import demo_folder
+from jukebox_jax.corpus.encode import encode_dataset
+from jukebox_jax.corpus.prepare import prepare
+from jukebox_jax.pipeline.dataset import open_dataset
+from jukebox_jax.training.run import train_run
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains, exports to `--out`, and reports on the exported model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the toy to; replaced")
+    parser.add_argument("--codec-steps", type=int, default=6000)
+    parser.add_argument("--prior-steps", type=int, default=6000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    effort = demo.Effort(None, (1, args.codec_steps), None, (1, args.prior_steps))
+
+    data, runs, export = args.work / "data", args.work / "runs", args.work / "export"
+    if not (data / "audio").exists():
+        prepare(demo_folder(), data / "audio")
+    train_run(demo.codec_run(args.seed, effort), data / "audio", runs / CODEC_FOLDER)
+    codec_folder = export / CODEC_FOLDER
+    if not codec_folder.exists():
+        export_codec(runs / CODEC_FOLDER, codec_folder, jnp.bfloat16)
+    if not (data / "tokens").exists():
+        encode_dataset(data / "audio", codec_folder, data / "tokens")
+    codec = load_codec(codec_folder)
+    for level in reversed(demo.LEVELS):
+        run_dir, folder = runs / level_folder(level), export / level_folder(level)
+        train_run(demo.prior_run(level, args.seed, effort), data / "tokens", run_dir, codec_folder)
+        if not folder.exists():
+            export_prior(run_dir, folder, codec.hash, jnp.bfloat16)
+
+    shutil.rmtree(args.out, ignore_errors=True)
+    shutil.copytree(export, args.out)
+    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
+    model, tokens = api.load(args.out), open_dataset(data / "tokens")
+    audio = open_dataset(data / "audio")
+    pieces = demo.reconstruct_held_out(model, audio)
+    figures = demo.codec_figures(model, pieces, tokens) | demo.prior_figures(model, tokens)
+    json.dump({"bytes": size} | figures, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()

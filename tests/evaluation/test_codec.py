@@ -1,0 +1,42 @@
+"""Measures of the codec: convergence, band levels, decibels."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cascade import CODEC, random_codec
+
+from jukebox_jax.evaluation.codec import band_levels_db, convergence, decibel, reconstruct
+
+
+def noise(seed: int = 0, length: int = 8192) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(2, length, 1)).astype(np.float32) * 0.1
+
+
+def test_convergence_of_what_is_known():
+    audio = jnp.asarray(noise())
+    np.testing.assert_allclose(convergence(audio, audio), 0.0, atol=1e-6)
+    np.testing.assert_allclose(convergence(audio, 0.0 * audio), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(convergence(audio, 0.5 * audio), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(convergence(0.0 * audio, audio), 0.0)  # silence counts as 0
+
+
+def test_decibel():
+    assert decibel(0.1) == pytest.approx(-20)
+    assert decibel(0.0) < -200
+
+
+def test_band_levels_follow_a_gain_and_a_tone():
+    edges = jnp.asarray([0.0, 1000.0, 2000.0, 4000.0])
+    audio = jnp.asarray(noise())
+    gain = band_levels_db(0.1 * audio, edges, 8000) - band_levels_db(audio, edges, 8000)
+    np.testing.assert_allclose(gain, -20.0, atol=1e-3)
+    tone = np.sin(2 * np.pi * 1500 * np.arange(8192) / 8000).astype(np.float32)[None, :, None]
+    assert int(np.argmax(band_levels_db(jnp.asarray(tone), edges, 8000))) == 1
+
+
+def test_every_level_is_reconstructed_from_its_own_codes():
+    outputs, codes = reconstruct(CODEC, random_codec(), jnp.asarray(noise(length=1024)))
+    assert [o.shape for o in outputs] == [(2, 1024, 1)] * 3
+    assert [c.shape for c in codes] == [(2, 128), (2, 32), (2, 8)]
