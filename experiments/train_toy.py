@@ -31,15 +31,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for data and runs")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the toy to; replaced")
     parser.add_argument("--codec-steps", type=int, default=6000)
-    parser.add_argument("--prior-steps", type=int, default=6000)
+    # The coarser the level, the fewer the tokens, and the sooner a prior knows them by heart.
+    parser.add_argument("--prior-steps", type=int, nargs=3, default=[6000, 4000, 1500], help="of levels 0, 1 and 2")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    effort = demo.Effort(None, (1, args.codec_steps), None, (1, args.prior_steps))
 
     data, runs, export = args.work / "data", args.work / "runs", args.work / "export"
     if not (data / "audio").exists():
         prepare(demo_folder(), data / "audio")
-    train_run(demo.codec_run(args.seed, effort), data / "audio", runs / CODEC_FOLDER)
+    train_run(demo.codec_run(args.seed, demo.Effort(None, (1, args.codec_steps))), data / "audio", runs / CODEC_FOLDER)
     codec_folder = export / CODEC_FOLDER
     if not codec_folder.exists():
         export_codec(runs / CODEC_FOLDER, codec_folder, jnp.bfloat16)
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     codec = load_codec(codec_folder)
     for level in reversed(demo.LEVELS):
         run_dir, folder = runs / level_folder(level), export / level_folder(level)
+        effort = demo.Effort(prior_seconds=None, prior_steps=(1, args.prior_steps[level]))
         train_run(demo.prior_run(level, args.seed, effort), data / "tokens", run_dir, codec_folder)
         if not folder.exists():
             export_prior(run_dir, folder, codec.hash, jnp.bfloat16)

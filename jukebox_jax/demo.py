@@ -22,7 +22,7 @@ from jukebox_jax.checkpoint.models import CODEC_FOLDER, level_folder
 from jukebox_jax.corpus.demo_corpus import demo_folder
 from jukebox_jax.corpus.encode import encode_dataset, encode_song
 from jukebox_jax.corpus.prepare import prepare
-from jukebox_jax.evaluation.codec import convergence, decibel
+from jukebox_jax.evaluation.codec import band_level_db, convergence, decibel
 from jukebox_jax.evaluation.prior import bigram_bits, held_out_bits, unigram_bits, with_other_artist
 from jukebox_jax.export.page import KeyFigure, PageContent, Piece, Sample, write_page
 from jukebox_jax.export.plots import CodebookUsage, LossCurve
@@ -40,6 +40,8 @@ from jukebox_jax.training.telemetry import read_metrics
 
 LEVELS = (0, 1, 2)
 CODES = 512
+#: Where small codecs are weak: far below the loudest partials, and nearly inaudible to the loss.
+HIGH_BAND_HZ = (4000.0, 10_000.0)
 SAMPLE_SECONDS = 6.0
 SAMPLES = 4
 
@@ -199,7 +201,8 @@ def reconstruct_held_out(model: api.Model, audio: Dataset) -> list[HeldOut]:
 
 
 def codec_figures(model: api.Model, pieces: list[HeldOut], tokens: Dataset) -> dict[str, float]:
-    """Spectral convergence (dB of the mean ratio over held-out pieces), and the part of the codes that is in use."""
+    """Spectral convergence (dB of the mean ratio over held-out pieces), the part of the codes that is in use, and how
+    much too loud the reconstruction is between 4 and 10 kHz (mean over the pieces, dB)."""
     figures = {}
     for level in LEVELS:
         name = f"vqvae.level_{level}"
@@ -207,6 +210,9 @@ def codec_figures(model: api.Model, pieces: list[HeldOut], tokens: Dataset) -> d
         mean_ratio = float(np.mean([piece.convergence[level] for piece in pieces]))
         figures[f"{name}.spectral_convergence_db"] = round(decibel(mean_ratio), 2)
         figures[f"{name}.codebook_used"] = round(float(used / model.codec.config.codes), 4)
+        level_db = partial(band_level_db, band_hz=HIGH_BAND_HZ, sample_rate=model.codec.config.sample_rate)
+        errors = [level_db(p.levels[level][None, :, None]) - level_db(p.original[None, :, None]) for p in pieces]
+        figures[f"{name}.level_4_to_10_khz_db"] = round(float(np.mean(errors)), 2)
     return figures
 
 
@@ -352,6 +358,8 @@ def rows_of(report: dict) -> list[tuple[str, str, str]]:
         rows.append(
             (f"Codec level {level}: spectral convergence", f"{decibels:.2f} dB", "held-out pieces; lower is better")
         )
+        high = report[f"{name}.level_4_to_10_khz_db"]
+        rows.append((f"Codec level {level}: 4 to 10 kHz", f"{high:+.1f} dB", "too loud (+) or too quiet (-)"))
         rows.append((f"Codec level {level}: codes in use", f"{100 * used:.1f} %", f"of {CODES}"))
     for level in LEVELS:
         name = f"prior.level_{level}"

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jukebox_jax.models.prior import Prior, PriorConfig, bits_per_item
-from jukebox_jax.pipeline.stream import Stream
 
 #: The codes of one song at one level.
-Codes = Int[np.ndarray, " t"]
+Codes = Int[np.ndarray, " _"]
 
 #: At most this many windows are evaluated while training; always the same ones.
 EVALUATION_WINDOWS = 64
 
 
-def prior_evaluation(model: PriorConfig, stream: Stream) -> Callable[[dict, dict], Mapping[str, float]]:
+@runtime_checkable
+class Windows(Protocol):
+    """What is read of an unshuffled `pipeline.stream.Stream`."""
+
+    n_windows: int
+    batch_size: int
+
+    def batch(self, seed: int, position: int) -> dict[str, np.ndarray]:
+        """The windows from number `position` on; after the last comes the first."""
+
+
+def prior_evaluation(model: PriorConfig, stream: Windows) -> Callable[[dict, dict], Mapping[str, float]]:
     """A function (params, model_state) → `bits_per_token` over the first held-out windows of `stream`."""
 
     def evaluate(params, model_state) -> Mapping[str, float]:
@@ -32,7 +43,7 @@ def prior_evaluation(model: PriorConfig, stream: Stream) -> Callable[[dict, dict
 def held_out_bits(
     model: PriorConfig,
     params: dict,
-    stream: Stream,
+    stream: Windows,
     max_windows: int | None = None,
     change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda batch: batch,
 ) -> float:

@@ -49,8 +49,8 @@ class PriorConfig:
             )
         if self.conditioner is not None and self.n_ctx % self.conditioner.ratio:
             raise UserError(
-                f"model.n_ctx={self.n_ctx} is not a multiple of the {self.conditioner.ratio} tokens for one of the level "
-                "above: change it."
+                f"model.n_ctx={self.n_ctx} is not a multiple of {self.conditioner.ratio}, the number of tokens for one "
+                "of the level above: change it."
             )
         attention_patterns(self.attention_order, self.depth)
 
