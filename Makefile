@@ -23,7 +23,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # The stamps keep pip from running again until the requirements change. A system Python without ensurepip (Debian
 # ships it apart, as python3-venv) can still lend its own pip.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -49,15 +49,25 @@ def held_out_bits(
 ) -> float:
     """Mean bits per token over the windows of an unshuffled stream; `change` may alter the labels first."""
     windows = stream.n_windows if max_windows is None else min(stream.n_windows, max_windows)
-    # The last batch wraps around to the first windows, so that every batch has the one compiled size.
-    positions = range(0, windows, stream.batch_size)
-    bits = [_bits(model, params, change(stream.batch(0, position))) for position in positions]
+    bits = [_bits(model, params, change(batch)) for batch in held_out_batches(stream, windows)]
     return float(np.mean(np.concatenate(jax.device_get(bits))[:windows]))
 
 
-def with_other_artist(batch: dict[str, np.ndarray], artists: int) -> dict[str, np.ndarray]:
-    """The batch with every known artist replaced by the next one of the table (0 stands for "unknown")."""
-    return batch | {"artist": (batch["artist"] % (artists - 1) + 1).astype(np.int32)}
+def held_out_batches(stream: Windows, windows: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of the first `windows` windows (all by default) of an unshuffled stream.
+
+    The last one wraps around to the first windows, so that every batch has the one compiled size.
+    """
+    for position in range(0, stream.n_windows if windows is None else windows, stream.batch_size):
+        yield stream.batch(0, position)
+
+
+def with_other_artist(batch: dict[str, np.ndarray], artists: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The batch with every artist replaced by a random other one of a table of `artists` names, of which the first,
+    "unknown", is never taken."""
+    known = artists - 1
+    other = (batch["artist"] - 1 + rng.integers(1, known, batch["artist"].shape)) % known + 1
+    return batch | {"artist": other.astype(np.int32)}
 
 
 def unigram_bits(train: Sequence[Codes], held_out: Sequence[Codes], codes: int) -> float:

@@ -82,7 +82,7 @@ def attend_all(
     elif pattern == Pattern.COLUMN:
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         out = attend(q, k, v, causal(blocks)).swapaxes(1, 2)
-    else:
+    else:  # Pattern.PREVIOUS_ROW
         k, v = (jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))) for x in (k, v))
         out = attend(q, k, v)
     return out.reshape(batch, length, heads, head_dim)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jukebox_jax.audio.spectral import REFERENCE, STFT, spectral_convergence, spectral_distance
+from jukebox_jax.audio.spectral import REFERENCE, STFT, log_magnitude_distance, spectral_convergence, spectral_distance
 from jukebox_jax.models.codebook import Codebook, Quantised, draw_rows, quantise, quantise_and_learn
 from jukebox_jax.models.vqvae import VQVAE, VQVAEConfig
 
@@ -94,8 +94,9 @@ def codec_losses(
 ) -> tuple[Float[Array, ""], tuple[Codebook, ...], dict[str, Float[Array, ""]]]:
     """The loss summed over levels, the codebooks after the step, and the metrics of the spec.
 
-    Metrics of level l carry the suffix `_l{l + 1}`; quantiser metrics are means over the levels and also given per
-    level. With `key` None nothing is learnt: the forward pass of evaluation, without quantiser metrics.
+    Metrics of level l carry the suffix `_l{l + 1}`. Without a suffix the reconstruction, spectral and commitment losses
+    are sums over the levels, the quantiser's metrics means, and all others those of the finest level. With `key` None
+    nothing is learnt: the forward pass of evaluation, without quantiser metrics.
     """
     vqvae = VQVAE(model)
     target = audio[..., 0].astype(jnp.float32)
@@ -115,14 +116,20 @@ def codec_losses(
                 )
             output = vqvae.apply({"params": params}, quantised.vectors, level, method="decode_latents")
             prediction = output[..., 0].astype(jnp.float32)
-            waveform = audio_losses(config, bandwidth, target, prediction)
-            terms = spectral_losses(config, bandwidth, target, prediction) | {"recons": waveform["recons"]}
+            terms = audio_losses(config, bandwidth, target, prediction)
+            terms |= spectral_losses(config, bandwidth, target, prediction)
         for name in totals:
             totals[name] += terms[name]
-            metrics[f"{name}_loss_l{level + 1}"] = terms[name]
+        measured = jax.lax.stop_gradient(prediction)
+        own = {f"{name}_loss": value for name, value in terms.items()} | {
+            "commit_loss": quantised.commit_loss,
+            "log_magnitude_loss": log_magnitude_distance(target, measured),
+            "spectral_convergence": jnp.mean(spectral_convergence(target, measured)),
+        }
         if level == 0:
-            metrics |= {f"{name}_loss": waveform[name] for name in ("l1", "l2", "linf")}
-            metrics["spectral_convergence"] = jnp.mean(spectral_convergence(target, jax.lax.stop_gradient(prediction)))
+            # Without a suffix these mean the finest level; the others, below, sums and means over the levels.
+            metrics |= own
+        metrics |= {f"{name}_l{level + 1}": value for name, value in own.items()}
         codebooks_after.append(codebook)
         quantised_levels.append(quantised)
 

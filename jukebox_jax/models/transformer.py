@@ -189,29 +189,29 @@ class Transformer(nn.Module):
         c = self.config
         h = h.astype(c.dtype)
         for segment in segments(c.patterns):
-            period = len(segment.patterns)
+            period, scanned = len(segment.patterns), segment.repeats > 1
 
-            def run(h, layers, patterns=segment.patterns):
+            def run(h, layers, patterns=segment.patterns, scanned=scanned):
                 for index, pattern in enumerate(patterns):
                     layer = jax.tree.map(lambda x, index=index: x[index], layers)
-                    h = self._layer(pattern)(h, layer)
+                    h = self._layer(pattern, scanned)(h, layer)
                 return h, None
 
             layers = jax.tree.map(lambda x, s=segment: x[s.start : s.stop], self.layers)
-            if segment.repeats == 1:
+            if not scanned:
                 h, _ = run(h, layers)
             else:
                 grouped = jax.tree.map(lambda x, s=segment, p=period: x.reshape(s.repeats, p, *x.shape[1:]), layers)
                 h, _ = jax.lax.scan(run, h, grouped)
         return h.astype(jnp.float32)
 
-    def _layer(self, pattern: Pattern):
+    def _layer(self, pattern: Pattern, scanned: bool):
         def layer(h, params):
             h = nn.with_logical_constraint(h, ("batch", "time", "width"))
             return Block(self.config, parent=None).apply({"params": params}, h, pattern)[0]
 
         # Inside a scan nothing is gained from the barriers that keep XLA from undoing the rematerialisation.
-        return jax.checkpoint(layer, prevent_cse=False) if self.config.remat == "block" else layer
+        return jax.checkpoint(layer, prevent_cse=not scanned) if self.config.remat == "block" else layer
 
     def empty_caches(self, batch: int) -> tuple[LayerCache, ...]:
         """Caches of all layers before the first token."""

@@ -37,6 +37,6 @@ def hop_tokens(n_ctx: int, hop_fraction: float, ratio: int, total: int, level: i
         valid = max(ratio, round(hop / ratio) * ratio) / n_ctx
         raise UserError(
             f"hop fraction {hop_fraction} of level {level} makes windows start between tokens of the level above: "
-            f"use {valid:g}."
+            f"use {valid!r}."
         )
     return hop

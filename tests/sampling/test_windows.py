@@ -42,7 +42,8 @@ def test_windows_are_full_and_leave_nothing_out(total, n_ctx, data):
 
 def test_hop_fractions():
     assert hop_tokens(8192, 0.5, 4, 27560, 1) == 4096
-    with pytest.raises(UserError, match=r"hop fraction 0.1 of level 0.*use 0.100098"):
+    with pytest.raises(UserError, match=r"hop fraction 0.1 of level 0.*use 0.10009765625"):
         hop_tokens(8192, 0.1, 4, 110240, 0)
+    assert hop_tokens(8192, 0.10009765625, 4, 110240, 0) == 820  # the advice can be taken
     with pytest.raises(UserError, match=r"not in \(0, 1\]"):
         hop_tokens(8192, 1.5, 1, 8192, 2)
