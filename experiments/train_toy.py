@@ -14,10 +14,8 @@ import shutil
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
-
 from jukebox_jax import api, demo
-from jukebox_jax.checkpoint.models import CODEC_FOLDER, export_codec, export_prior, level_folder, load_codec
+from jukebox_jax.checkpoint.models import CODEC_FOLDER, export_codec, export_prior, level_folder
 from jukebox_jax.corpus.demo_corpus import demo_folder
 from jukebox_jax.corpus.encode import encode_dataset
 from jukebox_jax.corpus.prepare import prepare
@@ -42,16 +40,15 @@ def main(arguments: list[str] | None = None) -> None:
     train_run(demo.codec_run(args.seed, demo.Effort(None, (1, args.codec_steps))), data / "audio", runs / CODEC_FOLDER)
     codec_folder = export / CODEC_FOLDER
     if not codec_folder.exists():
-        export_codec(runs / CODEC_FOLDER, codec_folder, jnp.bfloat16)
+        export_codec(runs / CODEC_FOLDER, codec_folder)
     if not (data / "tokens").exists():
         encode_dataset(data / "audio", codec_folder, data / "tokens")
-    codec = load_codec(codec_folder)
     for level in reversed(demo.LEVELS):
         run_dir, folder = runs / level_folder(level), export / level_folder(level)
         effort = demo.Effort(prior_seconds=None, prior_steps=(1, args.prior_steps[level]))
         train_run(demo.prior_run(level, args.seed, effort), data / "tokens", run_dir, codec_folder)
         if not folder.exists():
-            export_prior(run_dir, folder, codec.hash, jnp.bfloat16)
+            export_prior(run_dir, folder)
 
     shutil.rmtree(args.out, ignore_errors=True)
     shutil.copytree(export, args.out)

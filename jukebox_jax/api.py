@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,11 +23,13 @@ from jukebox_jax.checkpoint.models import CODEC_FOLDER, TrainedCodec, TrainedPri
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode
-from jukebox_jax.sampling.cascade import Level, Request, check_request, label_id, sample_level
+from jukebox_jax.sampling.cascade import Level, Request, check_request, sample_level, warn_of_unknown
 from jukebox_jax.sampling.decode import SamplingConfig
 
 #: New tokens per window as a fraction of the window, level 0 first.
 HOP_FRACTIONS = (0.5, 0.5, 0.125)
+#: One size whatever the number of songs: at one compiled size a song's tokens do not depend on its neighbours.
+BATCH_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Model:
         top_p: float = 0.0,
         n_samples: int = 1,
         hop_fractions: Sequence[float] = HOP_FRACTIONS,
-        batch_size: int | None = None,
+        batch_size: int = BATCH_SIZE,
         progress: bool = True,
     ) -> list[Song]:
         """Samples songs, top level first.
@@ -102,17 +105,26 @@ class Model:
             or the shortest the model knows, by default).
           seed: the same seed, song number and `batch_size` give the same song, whatever is sampled beside it.
           hop_fractions: new tokens per window as a fraction of the window, level 0 first.
-          batch_size: songs per compiled batch; `n_samples`, at most 16, by default.
+          batch_size: songs per compiled batch, of which the last is filled up; larger is faster for many songs.
 
         Raises:
           UserError: settings that no song could be sampled with; nothing has been sampled then.
+
+        Warns:
+          UserWarning: once for each name that the model does not know and takes as unknown.
         """
         if n_samples < 1:
             raise UserError(f"n_samples is {n_samples}: ask for at least 1 song.")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: sample at least 1 song at once.")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed is {seed}: choose a whole number from 0 to {2**32 - 1}.")
         sampling = SamplingConfig(temperature, top_k, top_p)
         levels = self.levels
         rate, top = self.codec.config.sample_rate, self.codec.config.hops[-1]
         if sample_length is None:
+            if not math.isfinite(seconds * rate):
+                raise UserError(f"seconds is {seconds}: ask for a finite number of seconds.")
             sample_length = int(seconds * rate) // top * top
             if sample_length <= 0:
                 raise UserError(f"{seconds} s is less than one token of the top level: ask for more seconds.")
@@ -122,10 +134,8 @@ class Model:
         requests = [Request(i, total, 0, artists[i], genres[i]) for i in range(n_samples)]
         for kind, names in (("artist", artists), ("genre", genres)):
             for name in dict.fromkeys(names):
-                if self.priors[-1].labels and name != "unknown":
-                    label_id(self.priors[-1], kind, name)
+                warn_of_unknown(self.priors, kind, name)
 
-        batch_size = batch_size or min(n_samples, 16)
         tokens: list[Int[np.ndarray, "n _"]] = []
         for level, fraction in reversed(list(zip(levels, hop_fractions, strict=True))):
             above = tokens[0] if tokens else None
@@ -182,6 +192,8 @@ class Model:
         rate = self.codec.config.sample_rate
         labels = self.priors[-1].config.labels
         if total_seconds is not None:
+            if not math.isfinite(total_seconds * rate):
+                raise UserError(f"total_seconds is {total_seconds}: give a finite number of seconds, or leave it out.")
             total = int(total_seconds * rate)
             if total < sample_length:
                 raise UserError(
@@ -212,10 +224,16 @@ def load(folder: os.PathLike | str | None = None) -> Model:
         raise UserError(f"There is no model folder {folder}: check the path, or use the shipped model with --demo.")
     codec = load_codec(folder / CODEC_FOLDER)
     priors = tuple(load_prior(folder / level_folder(level)) for level in range(codec.config.levels))
-    for prior in priors:
+    for level, prior in enumerate(priors):
+        part = folder / level_folder(level)
+        if prior.config.level != level:
+            raise UserError(f"{part} is a prior of level {prior.config.level}: put each level under its own name.")
+        if (prior.config.conditioner is None) != (level == codec.config.levels - 1):
+            kind = "a top prior, and" if prior.config.conditioner is None else "an upsampler, but no"
+            raise UserError(f"{part} is {kind} level stands above it: train the right kind of prior for this level.")
         if prior.codec_hash != codec.hash:
             raise UserError(
-                f"{folder / level_folder(prior.config.level)} was trained on the tokens of another codec than "
+                f"{part} was trained on the tokens of another codec than "
                 f"{folder / CODEC_FOLDER}: put models of one training together."
             )
     return Model(codec, priors)

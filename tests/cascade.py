@@ -13,9 +13,8 @@ from jukebox_jax.api import Model
 from jukebox_jax.checkpoint.models import TrainedCodec, TrainedPrior
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
-from jukebox_jax.models.prior import Prior, PriorConfig
+from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec
 from jukebox_jax.models.vqvae import VQVAE, Codec, VQVAEConfig, zeros_like_audio
-from jukebox_jax.training.prior_task import prior_batch_spec
 
 CODEC = VQVAEConfig(sample_rate=8000, widths=(4, 4, 4), depths=(1, 1, 1), emb_width=4, codes=24)
 LABELS = LabelTable.of(["Bach", "Corelli", "Monteverdi"], ["Song", "Dance"])
@@ -44,7 +43,7 @@ def random_codec(config: VQVAEConfig = CODEC) -> Codec:
 
 def random_prior(level: int) -> TrainedPrior:
     config = prior_config(level)
-    batch = {name: jnp.zeros((1, *spec.shape), spec.dtype) for name, spec in prior_batch_spec(config).items()}
+    batch = {name: jnp.zeros((1, *spec.shape), spec.dtype) for name, spec in batch_spec(config).items()}
     params = meta.unbox(Prior(config).init(jax.random.key(level), batch))["params"]
     # Artists louder than anything: in a fresh model they hardly show.
     params["labels"]["artist"] *= 100

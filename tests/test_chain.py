@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -131,26 +132,23 @@ def test_long_songs_are_encoded_in_windows_as_in_one_piece(chain, monkeypatch):
     assert equal(stored[: len(whole[0])], whole[0].astype(np.uint16))
 
 
-def test_a_rounded_copy_is_smaller_and_still_a_whole_cascade(chain, tmp_path):
-    import jax.numpy as jnp
-
-    export_codec(chain / "runs/vqvae", tmp_path / "vqvae", jnp.bfloat16)
-    codec = load_codec(tmp_path / "vqvae")
-    assert codec.hash != load_codec(chain / "runs/vqvae").hash
-    for level in range(3):
-        export_prior(chain / f"runs/level_{level}", tmp_path / f"level_{level}", codec.hash, jnp.bfloat16)
-    model = api.load(tmp_path)
-    assert model.artists == ("unknown", "bach", "corelli")
-    exact = load_prior(chain / "runs/level_2").params["tokens"]
-    np.testing.assert_allclose(model.priors[2].params["tokens"], exact, rtol=2**-8)
+def test_a_rounded_copy_is_the_model_to_eight_bits(chain, tmp_path):
+    export_codec(chain / "runs/vqvae", tmp_path / "vqvae")
+    assert load_codec(tmp_path / "vqvae").hash != load_codec(chain / "runs/vqvae").hash
+    export_prior(chain / "runs/level_2", tmp_path / "level_2")
+    exact, rounded = (load_prior(folder).params for folder in (chain / "runs/level_2", tmp_path / "level_2"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), rounded, exact)
+    assert len(list((tmp_path / "level_2").iterdir())) == 2
+    weights = tmp_path / "level_2/weights.npz"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"weights\.npz is damaged"):
+        load_prior(tmp_path / "level_2")
 
 
 def test_models_of_different_trainings_are_not_mixed(chain, tmp_path, capsys):
-    import jax.numpy as jnp
-
     shutil.copytree(chain / "runs", tmp_path / "mixed")
     shutil.rmtree(tmp_path / "mixed/vqvae")
-    export_codec(chain / "runs/vqvae", tmp_path / "mixed/vqvae", jnp.bfloat16)
+    export_codec(chain / "runs/vqvae", tmp_path / "mixed/vqvae")
     assert "tokens of another codec" in refused(
         capsys, "sample", "--model", tmp_path / "mixed", "--out", tmp_path / "x"
     )
@@ -180,7 +178,35 @@ def test_models_of_different_trainings_are_not_mixed(chain, tmp_path, capsys):
         (("encode", "music", "--checkpoint", "runs/vqvae", "--out", "new"), "not a prepared dataset"),
         (("encode", "tokens", "--checkpoint", "runs/vqvae", "--out", "new"), "holds tokens, not audio"),
         (("encode", "audio", "--checkpoint", "runs/vqvae", "--out", "tokens"), "already exists"),
-        (("train", "--config", "config.py:2", "--data", "audio", "--out", "new"), "no tokens of level 2"),
+        (
+            ("train", "--config", "config.py:2", "--data", "audio", "--codec", "runs/vqvae", "--out", "new"),
+            "no tokens of level 2",
+        ),
+        (
+            ("train", "--config", "config.py:2", "--config.model.codes=8", "--data", "tokens", "--out", "new"),
+            "model.codes=8, but these tokens use 16: set --config.model.codes=16",
+        ),
+        (
+            (
+                "train",
+                "--config",
+                "config.py:2",
+                "--config.model.labels.max_duration_seconds=2",
+                "--data",
+                "tokens",
+                "--out",
+                "new",
+            ),
+            "train with --config.model.labels.max_duration_seconds=5.",
+        ),
+        (
+            ("train", "--config", "config.py:2", "--config.model.remat=blok", "--data", "tokens", "--out", "new"),
+            "model.remat",
+        ),
+        (
+            ("train", "--config", "config.py:codec", "--config.model.widths=(4,4)", "--data", "audio", "--out", "new"),
+            "model.widths=(4, 4) has 2 entries",
+        ),
         (("train", "--config", "config.py:codec", "--data", "tokens", "--out", "new"), "has no audio"),
         (
             (
@@ -262,6 +288,20 @@ def test_a_corrupt_file_stops_prepare_before_it_writes(chain, tmp_path, capsys):
     assert not (tmp_path / "audio").exists()
 
 
-def test_a_missing_toy_is_explained(monkeypatch):
+def test_a_cascade_with_a_part_missing_swapped_or_changed_is_refused(chain, tmp_path):
     with pytest.raises(UserError, match="no model folder"):
         api.load("nowhere")
+    runs = tmp_path / "runs"
+    shutil.copytree(chain / "runs", runs)
+    (runs / "level_0").rename(runs / "kept")
+    with pytest.raises(UserError, match="level_0"):
+        api.load(runs)
+    (runs / "level_1").rename(runs / "level_0")
+    (runs / "kept").rename(runs / "level_1")
+    with pytest.raises(UserError, match="level_0 is a prior of level 1"):
+        api.load(runs)
+    config = json.loads((chain / "runs/level_2/config.json").read_text())
+    config["model"]["width"] = 16
+    (runs / "level_2/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"level_2: .* has shape .* but config.json asks for"):
+        load_prior(runs / "level_2")

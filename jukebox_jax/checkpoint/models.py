@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.core import meta
 
 from jukebox_jax import config as config_lib
-from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint import compact, store
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import LabelTable
-from jukebox_jax.models.prior import PriorConfig
-from jukebox_jax.models.vqvae import Codec, VQVAEConfig
+from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec
+from jukebox_jax.models.vqvae import VQVAE, Codec, VQVAEConfig, zeros_like_audio
 
 #: Folder names of a whole cascade: the codec and one prior per level, level 0 at the bottom.
 CODEC_FOLDER = "vqvae"
@@ -66,11 +68,12 @@ def load_codec(folder: os.PathLike | str) -> TrainedCodec:
     """
     stored = _load_config(folder, "codec")
     config = config_lib.from_dict(VQVAEConfig, stored["model"])
-    tree = store.load_model(folder, dtype=np.float32)
-    # Training keeps whole codebooks with their statistics, a model folder the codes alone.
+    tree = _load_weights(folder)
+    # Training keeps whole codebooks with their statistics, an exported model the codes alone.
     state = tree["model_state"]
     levels = [state[str(level)] if isinstance(state, Mapping) else state[level] for level in range(config.levels)]
     codec = Codec(tree["params"], tuple(_codes(level) for level in levels))
+    _check_shapes(folder, codec.params, lambda: VQVAE(config).init(jax.random.key(0), zeros_like_audio(config)))
     return TrainedCodec(config, codec, codec_hash(config, codec))
 
 
@@ -83,25 +86,24 @@ def load_prior(folder: os.PathLike | str) -> TrainedPrior:
     stored = _load_config(folder, "prior")
     config = config_lib.from_dict(PriorConfig, stored["model"])
     labels = LabelTable.from_json(stored["labels"], str(Path(folder) / store.CONFIG_FILE)) if stored["labels"] else None
-    params = store.load_model(folder, dtype=np.float32)["params"]
+    params = _load_weights(folder)["params"]
+    _check_shapes(folder, params, lambda: _init_prior(config))
     return TrainedPrior(config, params, labels, stored["codec"])
 
 
-def export_codec(run_dir: os.PathLike | str, out: os.PathLike | str, dtype: Any = None) -> None:
-    """Writes a run folder's codec as a model folder: parameters and codes, without the state of training."""
-    codec = load_codec(run_dir)
-    state = {str(level): {"codes": codes} for level, codes in enumerate(codec.codec.codebooks)}
-    tree = {"params": codec.codec.params, "model_state": state}
-    store.save_model(out, tree, store.load_config(run_dir), dtype=dtype)
+def export_codec(run_dir: os.PathLike | str, out: os.PathLike | str) -> None:
+    """Writes a run folder's codec in the compact format: parameters and codes, rounded to bfloat16.
 
-
-def export_prior(run_dir: os.PathLike | str, out: os.PathLike | str, codec: str, dtype: Any = None) -> None:
-    """Writes a run folder's prior as a model folder, for the codec with hash `codec`.
-
-    The hash is given because rounding a codec's weights to a smaller dtype makes another codec of it.
+    Rounding makes another codec of it, with another hash: encode with this one before training the priors to ship.
     """
-    config = store.load_config(run_dir) | {"codec": codec}
-    store.save_model(out, {"params": load_prior(run_dir).params}, config, dtype=dtype)
+    codec = load_codec(run_dir).codec
+    state = {str(level): {"codes": codes} for level, codes in enumerate(codec.codebooks)}
+    compact.save(out, {"params": codec.params, "model_state": state}, store.load_config(run_dir))
+
+
+def export_prior(run_dir: os.PathLike | str, out: os.PathLike | str) -> None:
+    """Writes a run folder's prior in the compact format, rounded to bfloat16."""
+    compact.save(out, {"params": load_prior(run_dir).params}, store.load_config(run_dir))
 
 
 def _load_config(folder: os.PathLike | str, kind: str) -> dict[str, Any]:
@@ -109,7 +111,34 @@ def _load_config(folder: os.PathLike | str, kind: str) -> dict[str, Any]:
     if stored.get("kind") != kind:
         found = stored.get("kind", "something else")
         raise UserError(f"{folder} is the checkpoint of a {found}, not of a {kind}: give the folder of a {kind}.")
+    for key in ("model",) if kind == "codec" else ("model", "labels", "codec"):
+        if key not in stored:
+            raise UserError(f"{Path(folder) / store.CONFIG_FILE} has no {key}: copy the folder again.")
     return stored
+
+
+def _load_weights(folder: os.PathLike | str) -> dict[str, Any]:
+    return compact.load(folder) if compact.is_compact(folder) else store.load_model(folder, dtype=np.float32)
+
+
+def _init_prior(config: PriorConfig) -> dict[str, Any]:
+    batch = {name: jnp.zeros((1, *spec.shape), spec.dtype) for name, spec in batch_spec(config).items()}
+    return Prior(config).init(jax.random.key(0), batch)
+
+
+def _check_shapes(folder: os.PathLike | str, params: dict[str, Any], init: Callable[[], Any]) -> None:
+    """Raises a UserError unless the weights are those of the config beside them."""
+    expected = meta.unbox(jax.eval_shape(init))["params"]
+    ours, theirs = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (params, expected)
+    )
+    for name in [*theirs, *ours]:
+        if ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"{folder}: {name} has shape {ours.get(name)}, but {store.CONFIG_FILE} asks for {theirs.get(name)}: "
+                "weights and config are of different models; copy the folder again."
+            )
 
 
 def _codes(codebook: Any):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
+
+from jukebox_jax.cli import arguments
 
 DESCRIPTION = """Train the whole cascade on the music that ships with the package, and listen to it.
 
@@ -15,10 +18,24 @@ IF_INTERRUPTED = "The same command goes on; finished stages are kept."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", type=Path, default=Path("demo"), help="folder to write (demo)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed repeats the run (0)")
+    parser.add_argument(
+        "--seed", type=arguments.seed, default=0, help="same seed and same number of steps repeat the run (0)"
+    )
+    for model in ("codec", "prior"):
+        parser.add_argument(
+            f"--{model}-steps",
+            metavar="N",
+            type=arguments.count,
+            help=f"train {'the codec' if model == 'codec' else 'each prior'} for exactly N steps, not by the clock",
+        )
 
 
 def run(args: argparse.Namespace) -> None:
-    from jukebox_jax.demo import run_demo
+    from jukebox_jax.demo import Effort, run_demo
 
-    run_demo(args.out, seed=args.seed)
+    effort = Effort()
+    if args.codec_steps is not None:
+        effort = dataclasses.replace(effort, codec_seconds=None, codec_steps=(1, args.codec_steps))
+    if args.prior_steps is not None:
+        effort = dataclasses.replace(effort, prior_seconds=None, prior_steps=(1, args.prior_steps))
+    run_demo(args.out, seed=args.seed, effort=effort)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -48,23 +49,41 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status: 0 done, 2 a mistake the user can mend, 130 interrupted."""
+    """Runs one command; returns its exit status: 0 done, 2 what the user can mend, 130 interrupted, 141 not read on."""
     _silence_libraries()
     if_interrupted = ""
     try:
-        plain, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
-        args = build_parser().parse_args(plain)
-        if overrides and "config" not in args:
-            raise UserError(f"{overrides[0]}: only train takes a config.")
-        args.overrides, if_interrupted = overrides, args.if_interrupted
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            plain, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+            args = build_parser().parse_args(plain)
+            if overrides and "config" not in args:
+                raise UserError(f"{overrides[0]}: only train takes a config.")
+            args.overrides, if_interrupted = overrides, args.if_interrupted
+            args.run(args)
+        sys.stdout.flush()  # here an error has an answer; at the interpreter's end it would be a traceback
     except UserError as error:
-        print(f"jukebox-jax: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        _print_line("error", error)
+        return 2
+    except BrokenPipeError:  # whoever read our output wants no more of it
+        _drop_unwritable_output()
+        return 141  # as a shell reports SIGPIPE
+    except OSError as error:
+        _print_line("error", describe(error))
+        _drop_unwritable_output()
         return 2
     except KeyboardInterrupt:
         print(f"\njukebox-jax: interrupted. {if_interrupted}".rstrip(), file=sys.stderr)
         return 130
     return 0
+
+
+def describe(error: OSError) -> str:
+    """One sentence for what the system refused: path, reason, remedy."""
+    if error.strerror is None:  # not from the system, so that no folder or disk can mend it
+        return f"{type(error).__name__}: {error}"
+    path = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{path}{error.strerror}: choose another folder or free space."
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -87,3 +106,21 @@ def _silence_libraries() -> None:
     """Keeps start-up notes of TensorFlow, gRPC and XLA off the screen; whoever sets these variables keeps the say."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def _print_line(kind: str, message: object) -> None:
+    print(f"jukebox-jax: {kind}: {' '.join(str(message).splitlines())}", file=sys.stderr)
+
+
+def _print_warning(message: Warning | str, *where: object) -> None:
+    """`warnings.showwarning` without file and source line, which say nothing to who typed a command."""
+    del where
+    _print_line("warning", message)
+
+
+def _drop_unwritable_output() -> None:
+    """What standard output still holds and cannot write is dropped, or Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

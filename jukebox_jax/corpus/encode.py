@@ -28,7 +28,7 @@ def encode_dataset(
     """Encodes every song of an audio dataset with a codec into a token dataset at `out`.
 
     Raises:
-      UserError: no such dataset or codec, another sample rate, or `out` exists.
+      UserError: no such dataset or codec, another sample rate, too many codes, or `out` exists.
     """
     from tqdm import tqdm
 
@@ -51,7 +51,13 @@ def encode_dataset(
     with tqdm(total=songs, desc="encode", unit="song", file=sys.stderr, disable=not progress, delay=0.5) as bar:
         hops = {f"level_{level}": hop for level, hop in enumerate(config.hops)}
         return write_token_dataset(
-            audio, Path(out), hops, encode_one, trained.hash, lambda done, of, title: bar.update()
+            audio,
+            Path(out),
+            hops,
+            encode_one,
+            trained.hash,
+            lambda done, of, title: bar.update(),
+            codes=config.codes,
         )
 
 

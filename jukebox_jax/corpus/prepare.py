@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Float
 
 from jukebox_jax.audio.files import READABLE_SUFFIXES, UNREADABLE_SUFFIXES, audio_info, read_audio, to_int16
 from jukebox_jax.corpus.records import DatasetWriter, new_dataset_folder
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import UNKNOWN, LabelTable
-from jukebox_jax.pipeline.bandwidth import FLOOR
 from jukebox_jax.pipeline.dataset import RECORD_SAMPLES, SPLITS, Dataset, Song, open_dataset
 
 VALIDATION_SHARE = 0.1
@@ -67,7 +66,6 @@ def prepare(
         raise UserError(f'{source} has no piece for training: give some rows of metadata.jsonl the split "train".')
     channels = _channels(pieces, channels)
     labels = LabelTable.of((piece.artist for piece in pieces), (piece.genre for piece in pieces))
-    loudness = _Loudness()
     with new_dataset_folder(out) as folder:
         header = Dataset(
             folder=folder,
@@ -78,7 +76,6 @@ def prepare(
             splits={},
             labels=labels,
             shards={},
-            bandwidth={},
             codec={},
         )
         writer = DatasetWriter(folder, header)
@@ -95,11 +92,9 @@ def prepare(
                     first_record=0,
                 )
                 writer.add(piece.split, song, {"audio": samples})
-                if piece.split == "train":
-                    loudness.add(samples)
                 if progress is not None:
                     progress(done, len(pieces), piece.title)
-            writer.finish(bandwidth=loudness.constants())
+            writer.finish()
         finally:
             writer.close()
     return open_dataset(out)
@@ -147,29 +142,6 @@ def assign_splits(pieces: list[Piece]) -> list[Piece]:
         piece if piece.split else replace(piece, split="validation" if key in held_out else "train")
         for key, piece in zip(keys, pieces, strict=True)
     ]
-
-
-class _Loudness:
-    """Sums in float64 over the training samples of all channels, as they come."""
-
-    def __init__(self):
-        self._absolute = self._sum = self._square = 0.0
-        self._count = 0
-
-    def add(self, samples: Int16[np.ndarray, "t channels"]) -> None:
-        for start in range(0, len(samples), 2**20):  # in parts: float64 is four times the size
-            x = samples[start : start + 2**20].astype(np.float64) / 32_768
-            self._absolute += float(np.abs(x).sum())
-            self._sum += float(x.sum())
-            self._square += float(np.square(x).sum())
-            self._count += x.size
-
-    def constants(self) -> dict[str, float]:
-        mean = self._sum / self._count
-        return {
-            "l1": max(self._absolute / self._count, FLOOR["l1"]),
-            "l2": max(self._square / self._count - mean**2, FLOOR["l2"]),
-        }
 
 
 def _read_metadata(path: Path) -> list[Piece]:

@@ -70,10 +70,15 @@ def check_total_length(
     """Raises UserError unless the model's range [min, max) holds a song of `total_length` samples (as float32)."""
     low, high = np.float32(min_duration_seconds * sample_rate), np.float32(max_duration_seconds * sample_rate)
     if not low <= np.float32(total_length) < high:
+        seconds = total_length // sample_rate
+        if np.float32(total_length) < low:
+            remedy = f"min_duration_seconds={seconds}"
+        else:
+            remedy = f"max_duration_seconds={seconds + 2}"  # a second to spare for float32's rounding of samples
         raise UserError(
             f"A song of {total_length} samples ({total_length / sample_rate:.2f} s at {sample_rate} Hz) is outside the "
             f"model's range of {min_duration_seconds:g} to {max_duration_seconds:g} s: leave it out, or train with "
-            "other values of min_duration_seconds and max_duration_seconds."
+            f"--config.model.labels.{remedy}."
         )
 
 

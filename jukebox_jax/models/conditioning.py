@@ -8,13 +8,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jukebox_jax.errors import UserError
 from jukebox_jax.models.convolution import Conv, ConvTranspose, ResidualStack, dilations
 from jukebox_jax.models.transformer import LayerNorm
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Sizes of the label tables; durations bound the song lengths (seconds) that the timing bins cover."""
+    """Sizes of the label tables (0: as many rows as the dataset has names); durations bound the song lengths (seconds)
+    that the timing bins cover."""
 
     artists: int
     genres: int
@@ -22,6 +24,16 @@ class LabelConfig:
     time_bins: int = 64
     min_duration_seconds: float = 0.0
     max_duration_seconds: float = 600.0
+
+    def __post_init__(self):
+        for name, least in (("artists", 0), ("genres", 0), ("max_genres", 1), ("time_bins", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"model.labels.{name}={getattr(self, name)} is too small: choose at least {least}.")
+        if not 0 <= self.min_duration_seconds < self.max_duration_seconds:
+            raise UserError(
+                f"model.labels.min_duration_seconds={self.min_duration_seconds:g} must be 0 or more, and less than "
+                f"model.labels.max_duration_seconds={self.max_duration_seconds:g}: change one."
+            )
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,23 @@ class ConditionerConfig:
     dilation_cycle: int | None = 8
     hidden_multiplier: float = 1.0
     residual_scale: bool = False
+
+    def __post_init__(self):
+        for name in ("width", "depth", "downs", "dilation_growth"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.conditioner.{name}={getattr(self, name)} is too small: choose at least 1.")
+        if self.dilation_cycle is not None and self.dilation_cycle < 1:
+            raise UserError(
+                f"model.conditioner.dilation_cycle={self.dilation_cycle} is too small: choose at least 1, or none."
+            )
+        # A kernel of 2 * stride taps with padding stride // 2 multiplies lengths exactly only if it is even.
+        if self.stride < 2 or self.stride % 2:
+            raise UserError(f"model.conditioner.stride={self.stride} must be an even number, 2 or more: change it.")
+        if int(self.hidden_multiplier * self.width) < 1:
+            raise UserError(
+                f"model.conditioner.hidden_multiplier={self.hidden_multiplier} leaves no channels of "
+                f"model.conditioner.width={self.width}: choose a larger one."
+            )
 
     @property
     def ratio(self) -> int:

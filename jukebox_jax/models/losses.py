@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jukebox_jax.audio.spectral import REFERENCE, STFT, log_magnitude_distance, spectral_convergence, spectral_distance
+from jukebox_jax.errors import UserError
 from jukebox_jax.models.codebook import Codebook, Quantised, draw_rows, quantise, quantise_and_learn
 from jukebox_jax.models.vqvae import VQVAE, VQVAEConfig
+
+Waveform = Literal["l1", "l2", "linf", "lmix"]
 
 
 @dataclass(frozen=True)
 class CodecLossConfig:
     """Weights of the terms, the transforms of the multi-resolution term, and the codebook's learning rule."""
 
-    loss: Literal["l1", "l2", "linf", "lmix"] = "lmix"
+    loss: Waveform = "lmix"
     lmix_l1: float = 0.0
     lmix_l2: float = 1.0
     lmix_linf: float = 0.02
@@ -32,6 +35,33 @@ class CodecLossConfig:
     multispectral_window: tuple[int, ...] = (1200, 600, 240)
     codebook_decay: float = 0.99
     revival_threshold: float = 1.0
+
+    def __post_init__(self):
+        if self.loss not in get_args(Waveform):
+            raise UserError(f"loss.loss={self.loss} is unknown: choose one of {', '.join(get_args(Waveform))}.")
+        weights = ("lmix_l1", "lmix_l2", "lmix_linf", "spectral", "multispectral", "commit", "revival_threshold")
+        for name in weights:
+            if getattr(self, name) < 0:
+                raise UserError(f"loss.{name}={getattr(self, name)} is negative: choose 0 or more.")
+        if self.linf_k < 1:
+            raise UserError(f"loss.linf_k={self.linf_k} is too small: choose at least 1.")
+        if not 0 <= self.codebook_decay < 1:
+            raise UserError(f"loss.codebook_decay={self.codebook_decay} is not in [0, 1): choose a value that is.")
+        names = ("multispectral_n_fft", "multispectral_hop", "multispectral_window")
+        for name in names:
+            sizes = getattr(self, name)
+            if not sizes or len(sizes) != len(self.multispectral_n_fft):
+                raise UserError(
+                    f"loss.{name} has {len(sizes)} entries and loss.{names[0]} {len(self.multispectral_n_fft)}: "
+                    "give both the same number, one for each transform and at least one."
+                )
+            if min(sizes) < 1:
+                raise UserError(f"loss.{name}={sizes}: every entry must be at least 1.")
+        if any(stft.window > stft.n_fft for stft in self.resolutions):
+            raise UserError(
+                f"loss.multispectral_window={self.multispectral_window} has an entry above the one of "
+                f"loss.multispectral_n_fft={self.multispectral_n_fft}: a window cannot be longer than its transform."
+            )
 
     @property
     def resolutions(self) -> tuple[STFT, ...]:

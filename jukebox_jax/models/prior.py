@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from math import log
+from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.attention import LayerCache, Pattern, attention_patterns
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig, LabelEmbedding, UpperConditioner, embedding
-from jukebox_jax.models.transformer import Transformer, TransformerConfig
+from jukebox_jax.models.transformer import Dtype, Remat, Transformer, TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,26 @@ class PriorConfig:
     merged_decoder: bool = False
     labels: LabelConfig | None = None
     conditioner: ConditionerConfig | None = None
-    dtype: str = "float32"
-    remat: str = "block"
+    dtype: Dtype = "float32"
+    remat: Remat = "block"
 
     def __post_init__(self):
+        for name in ("codes", "n_ctx", "width", "depth", "heads", "blocks"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)} is too small: choose at least 1.")
+        if self.level < 0:
+            raise UserError(f"model.level={self.level} is no level: level 0 is the finest, choose 0 or more.")
+        if self.init_scale <= 0:
+            raise UserError(f"model.init_scale={self.init_scale} must be above 0: change it.")
+        for name in ("attention_multiplier", "mlp_multiplier"):
+            if int(getattr(self, name) * self.width) < 1:
+                raise UserError(
+                    f"model.{name}={getattr(self, name)} leaves no features of model.width={self.width}: "
+                    "choose a larger one."
+                )
+        for name, choices in (("dtype", get_args(Dtype)), ("remat", get_args(Remat))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"model.{name}={getattr(self, name)} is unknown: choose one of {', '.join(choices)}.")
         if self.n_ctx % self.blocks:
             raise UserError(f"model.n_ctx={self.n_ctx} is not a multiple of model.blocks={self.blocks}: change one.")
         if self.transformer.state % self.heads:
@@ -154,6 +171,18 @@ class Prior(nn.Module):
         if self.config.merged_decoder:
             return h @ self.output.T
         return (h + inputs) @ self.tokens.T
+
+
+def batch_spec(model: PriorConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of one example of a prior's batch, without the batch axis."""
+    shapes: dict[str, tuple[int, ...]] = {"tokens": (model.n_ctx,)}
+    if model.conditioner is not None:
+        shapes["upper"] = (model.n_ctx // model.conditioner.ratio,)
+    if model.labels is not None:
+        shapes |= {"artist": (), "genres": (model.labels.max_genres,)}
+    if model.has_timing:
+        shapes |= {"total_bins": (), "absolute_bins": (model.n_ctx,), "relative_bins": (model.n_ctx,)}
+    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
 
 
 def bits_per_item(logits: Float[Array, "b t v"], tokens: Int[Array, "b t"]) -> Float[Array, " b"]:

@@ -21,6 +21,9 @@ from jukebox_jax.models.attention import (
     fill_cache,
 )
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+Remat = Literal["none", "block"]
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -36,8 +39,8 @@ class TransformerConfig:
     mlp_multiplier: float = 1.0
     init_scale: float = 1.0
     residual_scale: bool = False
-    dtype: str = "float32"
-    remat: Literal["none", "block"] = "block"
+    dtype: Dtype = "float32"
+    remat: Remat = "block"
 
     @property
     def state(self) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from jukebox_jax.errors import UserError
 from jukebox_jax.models.codebook import Codebook, look_up, nearest
 from jukebox_jax.models.convolution import Conv, ConvTranspose, ResidualStack, dilations
 
@@ -29,6 +30,34 @@ class VQVAEConfig:
     dilation_growth: int = 3
     dilation_cycle: int | None = None
     reverse_decoder_dilation: bool = True
+
+    def __post_init__(self):
+        if not self.downs:
+            raise UserError("model.downs is empty: give a number of downsamplings for each level.")
+        for name in ("strides", "widths", "depths"):
+            if len(getattr(self, name)) != len(self.downs):
+                raise UserError(
+                    f"model.{name}={getattr(self, name)} has {len(getattr(self, name))} entries, but "
+                    f"model.downs={self.downs} makes {len(self.downs)} levels: give one entry for each level."
+                )
+        for name in ("sample_rate", "emb_width", "codes", "dilation_growth"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)} is too small: it must be at least 1.")
+        if self.dilation_cycle is not None and self.dilation_cycle < 1:
+            raise UserError(f"model.dilation_cycle={self.dilation_cycle} is too small: choose at least 1, or none.")
+        for name in ("widths", "depths"):
+            if min(getattr(self, name)) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)}: every entry must be at least 1.")
+        if self.downs[0] < 1 or min(self.downs) < 0:
+            raise UserError(f"model.downs={self.downs}: the first entry must be at least 1, the others 0 or more.")
+        # Kernels of 2 * stride taps with padding stride // 2 divide and multiply lengths exactly only if it is even.
+        if any(stride < 2 or stride % 2 for stride in self.strides):
+            raise UserError(f"model.strides={self.strides}: every entry must be an even number, 2 or more.")
+        if int(self.hidden_multiplier * min(self.widths)) < 1:
+            raise UserError(
+                f"model.hidden_multiplier={self.hidden_multiplier} leaves no channels of model.widths={self.widths}: "
+                "choose a larger one."
+            )
 
     @property
     def levels(self) -> int:

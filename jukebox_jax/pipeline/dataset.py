@@ -49,8 +49,7 @@ class Dataset:
     Attributes:
       fields: name → hop in samples: {"audio": 1}, or the levels of a token dataset.
       shards: split → its files in order; a split without songs has none.
-      bandwidth: {"l1", "l2"} of the training split (audio datasets; spec/vqvae.md 5).
-      codec: what made the tokens, {"hash": …} (token datasets).
+      codec: what made the tokens, {"hash": …, "codes": codes of a level} (token datasets; older ones lack "codes").
     """
 
     folder: Path
@@ -61,8 +60,8 @@ class Dataset:
     splits: Mapping[str, tuple[Song, ...]]
     labels: LabelTable
     shards: Mapping[str, tuple[Path, ...]]
-    bandwidth: Mapping[str, float]
-    codec: Mapping[str, str]
+    codec: Mapping[str, str | int]
+    bandwidth: Mapping[str, float] = dataclasses.field(default_factory=dict)  # unused; DatasetWriter still sets it
 
     def seconds(self, split: str) -> float:
         return sum(song.samples for song in self.splits[split]) / self.sample_rate
@@ -80,7 +79,6 @@ class Dataset:
             "channels": self.channels,
             "record_samples": self.record_samples,
             "fields": dict(self.fields),
-            "bandwidth": dict(self.bandwidth),
             "codec": dict(self.codec),
             "splits": {split: [dataclasses.asdict(song) for song in songs] for split, songs in self.splits.items()},
         }
@@ -115,7 +113,6 @@ def open_dataset(folder: os.PathLike | str) -> Dataset:
             splits=splits,
             labels=LabelTable.load(folder / "labels.json"),
             shards={split: _find_shards(folder, split) for split in SPLITS},
-            bandwidth=table["bandwidth"],
             codec=table["codec"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -132,10 +129,13 @@ def open_dataset(folder: os.PathLike | str) -> Dataset:
 
 
 class RecordReader:
-    """Random access to the records of one split. Threads may share one reader."""
+    """Random access to the records of one split. Threads may share one reader.
+
+    Every way of reading raises UserError at a damaged record.
+    """
 
     def __init__(self, dataset: Dataset, split: str):
-        self.dataset = dataset
+        self.dataset, self._split = dataset, split
         self.songs = dataset.splits[split]
         self._shards = [_open_shard(shard) for shard in dataset.shards[split]]
         self._first = np.cumsum([0] + [shard.num_records() for shard in self._shards])
@@ -172,7 +172,13 @@ class RecordReader:
 
     def _record(self, record: int, fields: tuple[str, ...]) -> list[np.ndarray]:
         shard = int(np.searchsorted(self._first, record, side="right")) - 1
-        (data,) = self._shards[shard].read([record - int(self._first[shard])])
+        try:
+            (data,) = self._shards[shard].read([record - int(self._first[shard])])
+        except RuntimeError as error:  # ArrayRecord's only exception: a checksum that does not hold, or a failing disk
+            raise UserError(
+                f"{self.dataset.shards[self._split][shard]} is damaged ({error}): "
+                "copy the folder again, or prepare the data again."
+            ) from None
         features = self._example(data).features.feature
         return [
             np.frombuffer(features[field].bytes_list.value[0], field_dtype(field)).reshape(

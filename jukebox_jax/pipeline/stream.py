@@ -41,6 +41,14 @@ class LabelSpec:
     timing: TimingSpec | None = None
 
 
+def long_enough(dataset: Dataset, split: str, window_samples: int) -> list[int]:
+    """Indices of the split's songs that hold a whole window."""
+    # In whole hops of the coarsest level, in use or not: that is how far every level's codes go.
+    coarsest = max(dataset.fields.values())
+    songs = enumerate(dataset.splits[split])
+    return [index for index, song in songs if song.samples // coarsest * coarsest >= window_samples]
+
+
 class Stream:
     """Windows of one split, in the stateless order of `pipeline/order.py`.
 
@@ -99,19 +107,18 @@ class Stream:
         self._local_start = process_index * self._local_batch
 
         songs = dataset.splits[split]
-        # Lengths in whole hops of the coarsest level, in use or not: that is how far every level's codes go.
         coarsest = max(dataset.fields.values())
-        units = [song.samples // coarsest * coarsest // self._unit for song in songs]
         self._window = window_samples // self._unit
-        self._songs = np.array([i for i, length in enumerate(units) if length >= self._window], np.int64)
-        self.skipped_songs = tuple(songs[i].title for i, length in enumerate(units) if length < self._window)
+        self._songs = np.array(long_enough(dataset, split, window_samples), np.int64)
+        self.skipped_songs = tuple(song.title for i, song in enumerate(songs) if i not in self._songs)
         if not len(self._songs):
             longest = max((song.samples for song in songs), default=0)
             raise UserError(
                 f"No song in the {split} split of {dataset.folder} is as long as a window of {window_samples} samples "
                 f"(the longest has {longest}): choose a shorter window, or add longer songs."
             )
-        self._ends = np.cumsum([units[i] for i in self._songs], dtype=np.int64)
+        units = [songs[i].samples // coarsest * coarsest // self._unit for i in self._songs]
+        self._ends = np.cumsum(units, dtype=np.int64)
         self.n_windows = int(self._ends[-1]) // self._window
         self._reader = RecordReader(dataset, split)
         if labels is not None:
@@ -124,18 +131,33 @@ class Stream:
           {"audio": float32 (b, t, 1)} in [-1, 1], or {"tokens": int32 (b, t / hop)} and, with a second field,
           "upper": int32 (b, t / upper hop). With labels "artist": int32 (b,), "genres": int32 (b, max_genres), -1 for
           an empty slot, and with timing "total_bins" (b,), "absolute_bins" and "relative_bins" (b, n_ctx).
+
+        Raises:
+          UserError: a damaged record.
         """
         draws = self._draw(self._examples(position), seed)
         return dict(zip(self.keys, self._load(*(draw.numpy() for draw in draws)), strict=True))
 
     def batches(self, seed: int, position: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """`batch(seed, position)`, `batch(seed, position + batch_size)`, … without end, read ahead by tf.data."""
+        """`batch(seed, position)`, `batch(seed, position + batch_size)`, … without end, read ahead by tf.data.
+
+        Raises:
+          UserError: a damaged record.
+        """
         tf = tensorflow()
         types = [tf.float32 if key == "audio" else tf.int32 for key in self.keys]
         offsets = tf.constant(self._examples(0))
+        refusals: list[UserError] = []
+
+        def read(*draws):
+            try:
+                return self._load(*draws)
+            except UserError as error:
+                refusals.append(error)  # TensorFlow lets only a text about it through
+                raise
 
         def load(start):
-            return tf.numpy_function(self._load, self._draw(start + offsets, seed), types)
+            return tf.numpy_function(read, self._draw(start + offsets, seed), types)
 
         options = tf.data.Options()
         options.deterministic = True
@@ -148,8 +170,13 @@ class Stream:
             .prefetch(READ_AHEAD_BATCHES)
             .with_options(options)
         )
-        for arrays in stream.as_numpy_iterator():
-            yield dict(zip(self.keys, arrays, strict=True))
+        try:
+            for arrays in stream.as_numpy_iterator():
+                yield dict(zip(self.keys, arrays, strict=True))
+        except tf.errors.OpError:
+            if refusals:
+                raise refusals[0] from None
+            raise
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -247,7 +274,9 @@ class Stream:
         self._genre_ids = np.array([labels.table.genres.lookup(song.genre).id for song in songs], np.int32)
         if labels.timing is None:
             return
-        for song in (songs[index] for index in self._songs):
+        usable = [songs[index] for index in self._songs]
+        # The extremes stand for all, and the value that the message proposes then holds for all.
+        for song in (max(usable, key=lambda song: song.samples), min(usable, key=lambda song: song.samples)):
             try:
                 check_total_length(
                     song.samples,

@@ -165,9 +165,17 @@ def _conditioning(level: Level, requests: Sequence[Request], start: int) -> dict
 
 
 def label_id(prior: TrainedPrior, kind: str, name: str) -> int:
-    """The id of an artist or genre; a name the model does not know is "unknown", with a warning."""
-    match = getattr(prior.labels, f"{kind}s").lookup(name)
-    if not match.known:
-        closest = f" The closest it knows: {', '.join(match.closest)}." if match.closest else ""
-        warnings.warn(f'The model does not know the {kind} "{name}" and takes it as unknown.{closest}', stacklevel=2)
-    return match.id
+    """The id of an artist or genre; a name the model does not know is "unknown"."""
+    return getattr(prior.labels, f"{kind}s").lookup(name).id
+
+
+def warn_of_unknown(priors: Sequence[TrainedPrior], kind: str, name: str) -> None:
+    """Warns once if a prior of the cascade does not know the artist or genre (level 0 first); meant for `Model.sample`,
+    whose caller the warning points to."""
+    for prior in reversed(priors):
+        match = getattr(prior.labels, f"{kind}s").lookup(name) if prior.labels else None
+        if match and not match.known:
+            closest = f" The closest it knows: {', '.join(match.closest)}." if match.closest else ""
+            text = f'The model does not know the {kind} "{name}" and takes it as unknown.{closest}'
+            warnings.warn(text, stacklevel=3)
+            return

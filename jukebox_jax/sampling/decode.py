@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,8 +24,8 @@ class SamplingConfig:
     top_p: float = 0.0
 
     def __post_init__(self):
-        if self.temperature <= 0:
-            raise UserError(f"temperature {self.temperature} is not positive: values from 0.9 to 1 are usual.")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UserError(f"temperature {self.temperature} is not positive and finite: 0.9 to 1 is usual.")
         if self.top_k < 0 or not 0 <= self.top_p <= 1:
             raise UserError(f"top_k {self.top_k} must be 0 or more, and top_p {self.top_p} between 0 and 1.")
         if self.top_k and self.top_p:

@@ -55,7 +55,7 @@ class TrainConfig:
     """How long, how often, on which devices. The models' dtypes belong to the models.
 
     Attributes:
-      seed: of the initial weights and of every step's randomness.
+      seed: of the initial weights and of every step's randomness; 0 <= seed < 2**32.
       batch_size: examples per step over all devices and hosts.
       steps: the run's number of steps; with `seconds`, the largest one.
       seconds: wall-clock budget in seconds, compilation included, evaluation and checkpoints not. The number of steps
@@ -84,6 +84,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**32, "seed", self.seed, f"from 0 to {2**32 - 1}")
         for name in ("batch_size", "steps", "min_steps", "log_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("eval_every", "checkpoint_every"):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from jukebox_jax.models.prior import Prior, PriorConfig, bits_per_token, flops_per_token
+from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec, bits_per_token, flops_per_token
 from jukebox_jax.training.task import Task
 
 
 def prior_task(model: PriorConfig) -> Task:
     """Training on windows of codes; the loss is in bits per token, and so is the metric `bits_per_token`."""
-    spec = prior_batch_spec(model)
+    spec = batch_spec(model)
 
     def init(key):
         batch = {name: jnp.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in spec.items()}
@@ -28,15 +27,3 @@ def prior_task(model: PriorConfig) -> Task:
         flops_per_example=3 * flops_per_token(model) * model.n_ctx,
         batch_spec=spec,
     )
-
-
-def prior_batch_spec(model: PriorConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one example of a prior's batch, without the batch axis."""
-    shapes: dict[str, tuple[int, ...]] = {"tokens": (model.n_ctx,)}
-    if model.conditioner is not None:
-        shapes["upper"] = (model.n_ctx // model.conditioner.ratio,)
-    if model.labels is not None:
-        shapes |= {"artist": (), "genres": (model.labels.max_genres,)}
-    if model.has_timing:
-        shapes |= {"total_bins": (), "absolute_bins": (model.n_ctx,), "relative_bins": (model.n_ctx,)}
-    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}

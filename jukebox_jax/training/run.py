@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from jukebox_jax import config as config_lib
 from jukebox_jax.checkpoint.models import load_codec
@@ -18,7 +21,7 @@ from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
 from jukebox_jax.pipeline.bandwidth import bandwidth
 from jukebox_jax.pipeline.dataset import Dataset, open_dataset
-from jukebox_jax.pipeline.stream import LabelSpec, Stream, TimingSpec
+from jukebox_jax.pipeline.stream import LabelSpec, Stream, TimingSpec, long_enough
 from jukebox_jax.training.codec_task import codec_task
 from jukebox_jax.training.config import TrainConfig
 from jukebox_jax.training.loop import train
@@ -84,14 +87,16 @@ def _train_codec(config: CodecRun, dataset: Dataset, run_dir: Path, progress: bo
             f"{dataset.folder} is at {dataset.sample_rate} Hz, the model at {model.sample_rate} Hz: prepare it again."
         )
     batch_size = config.train.batch_size
-    stream = Stream(dataset, "train", window, batch_size=batch_size, blend=config.data.blend)
+    stream = Stream(dataset, "train", window, batch_size=batch_size, blend=config.data.blend, **_this_process())
+    held_out = _holds_out(dataset, window)
+    _say_what_is_missing(stream, held_out)
     scales = Bandwidth(**bandwidth(dataset, window))
     return train(
         codec_task(model, config.loss, scales, window),
         config.train,
         lambda position: stream.batches(config.train.seed, position),
         run_dir,
-        evaluate=codec_evaluation(model, config.loss, scales, dataset, window, batch_size),
+        evaluate=codec_evaluation(model, config.loss, scales, dataset, window, batch_size) if held_out else None,
         run_config={"kind": "codec", **config_lib.to_dict(config), "bandwidth": config_lib.to_dict(scales)},
         progress=progress,
     )
@@ -100,11 +105,18 @@ def _train_codec(config: CodecRun, dataset: Dataset, run_dir: Path, progress: bo
 def _train_prior(
     config: PriorRun, dataset: Dataset, run_dir: Path, codec: os.PathLike | str | None, progress: bool
 ) -> TrainState:
-    if codec is not None and load_codec(codec).hash != dataset.codec["hash"]:
-        raise UserError(f"{dataset.folder} was not encoded by {codec}: encode it again with that codec.")
     model = with_label_sizes(config.model, dataset)
     batch_size = config.train.batch_size
-    stream = prior_stream(model, dataset, "train", batch_size)
+    stream = prior_stream(model, dataset, "train", batch_size, **_this_process())  # refuses what holds no tokens
+    if codec is not None and load_codec(codec).hash != dataset.codec["hash"]:
+        raise UserError(f"{dataset.folder} was not encoded by {codec}: encode it again with that codec.")
+    codes = dataset.codec.get("codes", model.codes)  # older datasets do not say
+    if codes != model.codes:
+        raise UserError(f"model.codes={model.codes}, but these tokens use {codes}: set --config.model.codes={codes}.")
+    evaluate = None
+    if _holds_out(dataset, stream.window_samples):
+        evaluate = prior_evaluation(model, prior_stream(model, dataset, "validation", batch_size, shuffle=False))
+    _say_what_is_missing(stream, evaluate is not None)
     run_config: dict[str, Any] = {
         "kind": "prior",
         **config_lib.to_dict(dataclasses.replace(config, model=model)),
@@ -116,10 +128,38 @@ def _train_prior(
         config.train,
         lambda position: stream.batches(config.train.seed, position),
         run_dir,
-        evaluate=prior_evaluation(model, prior_stream(model, dataset, "validation", batch_size, shuffle=False)),
+        evaluate=evaluate,
         run_config=run_config,
         progress=progress,
     )
+
+
+def _this_process() -> dict[str, int]:
+    """Which part of every batch this host reads."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def _holds_out(dataset: Dataset, window_samples: int) -> bool:
+    return bool(long_enough(dataset, "validation", window_samples))
+
+
+def _say_what_is_missing(stream: Stream, held_out: bool) -> None:
+    if jax.process_index():
+        return
+    folder, seconds = stream.dataset.folder, stream.window_samples / stream.dataset.sample_rate
+    if stream.skipped_songs:
+        songs = len(stream.dataset.splits[stream.split])
+        print(
+            f"{folder}: {len(stream.skipped_songs)} of {songs} training songs are shorter than a window "
+            f"({seconds:.2f} s) and are left out.",
+            file=sys.stderr,
+        )
+    if not held_out:
+        print(
+            f"{folder}: nothing is held out (no validation song is as long as a window, {seconds:.2f} s): "
+            "training goes on without evaluation.",
+            file=sys.stderr,
+        )
 
 
 def with_label_sizes(model: PriorConfig, dataset: Dataset) -> PriorConfig:
@@ -139,8 +179,17 @@ def with_label_sizes(model: PriorConfig, dataset: Dataset) -> PriorConfig:
     return dataclasses.replace(model, labels=dataclasses.replace(model.labels, **sizes))
 
 
-def prior_stream(model: PriorConfig, dataset: Dataset, split: str, batch_size: int, *, shuffle: bool = True) -> Stream:
-    """The windows of tokens, upper tokens and labels that `model` reads.
+def prior_stream(
+    model: PriorConfig,
+    dataset: Dataset,
+    split: str,
+    batch_size: int,
+    *,
+    shuffle: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Stream:
+    """The windows of tokens, upper tokens and labels that `model` reads; of a batch, this process's part.
 
     Raises:
       UserError: the dataset holds no tokens of the model's level, or other ratios between levels.
@@ -173,4 +222,6 @@ def prior_stream(model: PriorConfig, dataset: Dataset, split: str, batch_size: i
         labels=labels,
         shuffle=shuffle,
         shift=shuffle,
+        process_index=process_index,
+        process_count=process_count,
     )

@@ -182,6 +182,14 @@ def test_train_answers_mistakes_with_one_line_and_writes_nothing(config_file, tm
     assert not run.exists()
 
 
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_that_no_random_key_takes_is_refused(seed):
+    vqvae = Path(__file__).parents[2] / "configs" / "vqvae.py"
+    with pytest.raises(UserError, match=rf"train\.seed cannot be {seed}: it must be from 0 to 4294967295"):
+        load_config(f"{vqvae}", [f"--config.train.seed={seed}"])
+    assert load_config(f"{vqvae}", ["--config.train.seed=4294967295"]).train.seed == 2**32 - 1
+
+
 def test_every_shipped_config_loads():
     files = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
     for path in files:

@@ -35,12 +35,18 @@ def loudness_codes(split, song, samples):
 def test_the_same_songs_under_the_same_records(audio, tmp_path):
     steps = []
     tokens = write_token_dataset(
-        audio, tmp_path / "t", HOPS, loudness_codes, "c0de", lambda done, of, title: steps.append((done, of))
+        audio,
+        tmp_path / "t",
+        HOPS,
+        loudness_codes,
+        "c0de",
+        lambda done, of, title: steps.append((done, of)),
+        codes=2048,
     )
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert tokens.splits == audio.splits
     assert tokens.labels == audio.labels
-    assert dict(tokens.codec) == {"hash": "c0de"}
+    assert dict(tokens.codec) == {"hash": "c0de", "codes": 2048}
     assert dict(tokens.fields) == HOPS
     for split, songs in audio.splits.items():
         for index, song in enumerate(songs):
@@ -97,6 +103,15 @@ def test_tokens_of_tokens(audio, tmp_path):
     tokens = write_token_dataset(audio, tmp_path / "t", HOPS, loudness_codes, "c0de")
     with pytest.raises(UserError, match="holds tokens"):
         write_token_dataset(tokens, tmp_path / "u", HOPS, loudness_codes, "c0de")
+
+
+def test_more_codes_than_can_be_stored(audio, tmp_path):
+    with pytest.raises(UserError, match="65537 codes, but only 65536 can be stored"):
+        write_token_dataset(audio, tmp_path / "t", HOPS, loudness_codes, "c0de", codes=65_537)
+    assert not list(tmp_path.iterdir())
+    assert (
+        write_token_dataset(audio, tmp_path / "t", HOPS, loudness_codes, "c0de", codes=65_536).codec["codes"] == 2**16
+    )
 
 
 def test_hops_divide_records(audio, tmp_path):

@@ -19,7 +19,7 @@ HOPS = {"level_0": 8, "level_1": 32, "level_2": 128}
 def write_audio_dataset(out, train=TRAIN_SAMPLES, validation=VALIDATION_SAMPLES, channels=2) -> Dataset:
     rng = np.random.default_rng(0)
     labels = LabelTable.of(["Bach", "Clara Schumann"], ["baroque", "romantic"])
-    header = Dataset(out, 44_100, channels, RECORD_SAMPLES, {"audio": 1}, {}, labels, {}, {}, {})
+    header = Dataset(out, 44_100, channels, RECORD_SAMPLES, {"audio": 1}, {}, labels, {}, {})
     with new_dataset_folder(out) as folder:
         writer = DatasetWriter(folder, header)
         for split, lengths in (("train", train), ("validation", validation)):
@@ -28,7 +28,7 @@ def write_audio_dataset(out, train=TRAIN_SAMPLES, validation=VALIDATION_SAMPLES,
                 audio = rng.integers(-(2**15), 2**15, (samples, channels), dtype=np.int16)
                 song = Song(f"{split} {i}", artist, genre, "", f"{i}.wav", samples, 0)
                 writer.add(split, song, {"audio": audio})
-        writer.finish(bandwidth={"l1": 0.5, "l2": 1 / 3})
+        writer.finish()
     return open_dataset(out)
 
 
@@ -45,4 +45,5 @@ def audio_dataset(tmp_path_factory) -> Dataset:
 
 @pytest.fixture(scope="session")
 def token_dataset(audio_dataset) -> Dataset:
-    return write_token_dataset(audio_dataset, audio_dataset.folder.parent / "tokens", HOPS, positional_codes, "abc")
+    out = audio_dataset.folder.parent / "tokens"
+    return write_token_dataset(audio_dataset, out, HOPS, positional_codes, "abc", codes=2**15)

@@ -95,6 +95,13 @@ def test_damaged_table(copied, damage):
         open_dataset(copied)
 
 
+def test_keys_of_older_folders_are_passed_over(copied, audio_dataset):
+    table = json.loads((copied / "songs.json").read_text())
+    assert "bandwidth" not in table
+    (copied / "songs.json").write_text(json.dumps(table | {"bandwidth": {"l1": 0.5, "l2": 0.3}}))
+    assert open_dataset(copied).splits == audio_dataset.splits
+
+
 def test_table_that_is_not_json(copied):
     (copied / "songs.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):

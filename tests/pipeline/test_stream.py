@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.labels.timing import timing_bins
-from jukebox_jax.pipeline.dataset import RecordReader
+from jukebox_jax.pipeline.dataset import RecordReader, open_dataset
 from jukebox_jax.pipeline.stream import LabelSpec, Stream, TimingSpec
 
 WINDOW = 8192
@@ -154,6 +156,32 @@ def test_no_window_reaches_past_the_last_code(token_dataset):
     np.testing.assert_array_equal(np.diff(tokens, axis=1), 1)
 
 
+def test_a_damaged_record_is_told_by_its_shard(audio_dataset, tmp_path):
+    folder = shutil.copytree(audio_dataset.folder, tmp_path / "copy")
+    (shard,) = folder.glob("music-train*")
+    data = bytearray(shard.read_bytes())
+    # A sample in the middle of the last song's last record.
+    last = RecordReader(audio_dataset, "train").read(4, 80_000, 80_100, ("audio",))[0].tobytes()
+    data[data.index(last)] ^= 1
+    shard.write_bytes(data)
+    stream = Stream(open_dataset(folder), "train", WINDOW, batch_size=1, shuffle=False, shift=False)
+    damaged = stream.n_windows - 2
+    message = re.escape(f"{shard} is damaged (") + ".*copy the folder again"
+    with pytest.raises(UserError, match=message):
+        stream.batch(0, damaged)
+    with pytest.raises(UserError, match=message):
+        RecordReader(stream.dataset, "train").read_song(4, "audio")
+    # What comes before the damage is given out, in its order.
+    seen = []
+    with pytest.raises(UserError, match=message) as refusal:
+        seen.extend(batch["audio"][0, 0, 0] for batch in stream.batches(0, damaged - 14))
+    assert "\n" not in str(refusal.value)
+    assert seen == [
+        stream.batch(0, position)["audio"][0, 0, 0] for position in range(damaged - 14, damaged - 14 + len(seen))
+    ]
+    assert seen
+
+
 def test_labels_follow_the_song(token_dataset, label_spec, labelled):
     batch = labelled.batch(0, 8)
     songs, offsets = labelled.windows(0, 8)
@@ -185,12 +213,14 @@ def test_a_model_keeps_its_own_names(token_dataset):
         ({"window_samples": 0}, "not a multiple"),
         ({"window_samples": 2**20}, "the longest has 140001"),
         ({"batch_size": 3, "process_count": 2}, "shared by 2"),
-        ({"max_duration": 2.0}, '"train 2"'),
+        ({"max_duration": 2.0}, r'"train 2" .* with --config\.model\.labels\.max_duration_seconds=5\.'),
+        ({"min_duration": 1.2}, r'"train 0" .* with --config\.model\.labels\.min_duration_seconds=1\.'),
     ],
 )
 def test_mistakes_are_named_before_anything_is_read(token_dataset, options, message):
-    max_duration = options.pop("max_duration", 600.0)
-    labels = LabelSpec(token_dataset.labels, timing=TimingSpec(16, 0.5, max_duration))
+    shortest, longest = options.get("min_duration", 0.5), options.get("max_duration", 600.0)
+    options = {name: value for name, value in options.items() if not name.endswith("duration")}
+    labels = LabelSpec(token_dataset.labels, timing=TimingSpec(16, shortest, longest))
     options = {"window_samples": WINDOW, "batch_size": 2, "fields": ("level_2",), "labels": labels} | options
     with pytest.raises(UserError, match=message):
         Stream(token_dataset, "train", **options)

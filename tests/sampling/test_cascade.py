@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -43,6 +44,17 @@ def test_neighbours_and_slots_do_not_change_a_song():
         assert equal(sample_level(level, requests, 62, **SETTINGS)[place], alone)
 
 
+def test_by_default_the_number_of_songs_does_not_change_a_song():
+    settings = {"artist": "Bach", "genre": "Song", "seconds": 0.6, "seed": 2**32 - 1, "progress": False}
+    alone = random_model().sample(**settings, n_samples=1)[0]
+    among_others = random_model().sample(**settings, n_samples=5)
+    for level in range(3):
+        assert equal(alone.tokens[level], among_others[0].tokens[level])
+        assert not equal(alone.tokens[level], among_others[4].tokens[level])
+    assert equal(alone.audio, among_others[0].audio)
+    assert alone.provenance == among_others[0].provenance
+
+
 def test_given_tokens_are_kept_and_continued():
     level = random_model().levels[2]
     requests = [Request(i, 16000, artist="Bach", genre="Song") for i in range(2)]
@@ -71,6 +83,16 @@ def test_an_unknown_artist_is_a_warning_with_the_closest_names():
         sample(artist="Bahc", seconds=0.6, n_samples=1)
 
 
+def test_each_unknown_name_is_warned_of_once():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sample(artist=["Bahc", "Corelli", "Bahc"], genre="Zydeco", seconds=0.6)
+    assert [str(warning.message).partition(" and takes")[0] for warning in caught] == [
+        'The model does not know the artist "Bahc"',
+        'The model does not know the genre "Zydeco"',
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -83,6 +105,14 @@ def test_an_unknown_artist_is_a_warning_with_the_closest_names():
         ({"n_samples": 0}, "at least 1 song"),
         ({"artist": []}, "empty list"),
         ({"temperature": -1.0}, "not positive"),
+        ({"temperature": float("nan")}, "not positive and finite"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"seconds": float("inf")}, "seconds is inf"),
+        ({"total_seconds": float("nan")}, "total_seconds is nan"),
+        ({"total_seconds": float("inf")}, "total_seconds is inf"),
+        ({"seed": -1}, "seed is -1: choose a whole number from 0 to 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+        ({"batch_size": 0}, "at least 1 song"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_at_once(changes, message):

@@ -40,6 +40,11 @@ def test_settings_that_exclude_each_other():
         SamplingConfig(top_k=5, top_p=0.5)
     with pytest.raises(UserError, match="not positive"):
         SamplingConfig(temperature=0.0)
+    for temperature in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match="not positive and finite"):
+            SamplingConfig(temperature=temperature)
+    with pytest.raises(UserError, match="top_p"):
+        SamplingConfig(top_p=float("nan"))
     with pytest.raises(UserError, match="top_p"):
         SamplingConfig(top_p=1.5)
 

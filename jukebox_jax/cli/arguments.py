@@ -1,0 +1,30 @@
+"""Types of command-line values: what no verb could use is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
+
+
+def seed(text: str) -> int:
+    """A seed, as random keys take them: 32 bits without a sign."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise ArgumentTypeError(f"{value} is no seed: give a whole number from 0 to {2**32 - 1}")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise ArgumentTypeError(f"{value} is too few: give at least 1")
+    return value
+
+
+def number(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ArgumentTypeError(f"{text} is no length or strength: give a finite number above 0")
+    return value
