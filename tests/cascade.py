@@ -36,7 +36,7 @@ def prior_config(level: int) -> PriorConfig:
 
 
 def random_codec(config: VQVAEConfig = CODEC) -> Codec:
-    params = meta.unbox(VQVAE(config).init(jax.random.key(0), zeros_like_audio(config)))["params"]
+    params = meta.unbox(jax.jit(VQVAE(config).init)(jax.random.key(0), zeros_like_audio(config)))["params"]
     books = jax.random.normal(jax.random.key(1), (config.levels, config.codes, config.emb_width)) * 0.05
     return Codec(params, tuple(books))
 
@@ -44,7 +44,7 @@ def random_codec(config: VQVAEConfig = CODEC) -> Codec:
 def random_prior(level: int) -> TrainedPrior:
     config = prior_config(level)
     batch = {name: jnp.zeros((1, *spec.shape), spec.dtype) for name, spec in batch_spec(config).items()}
-    params = meta.unbox(Prior(config).init(jax.random.key(level), batch))["params"]
+    params = meta.unbox(jax.jit(Prior(config).init)(jax.random.key(level), batch))["params"]
     # Artists louder than anything: in a fresh model they hardly show.
     params["labels"]["artist"] *= 100
     return TrainedPrior(config, params, LABELS, "tiny")

@@ -102,7 +102,7 @@ class DatasetWriter:
         self._songs[split].append(song)
         return song
 
-    def finish(self, bandwidth: Mapping[str, float] | None = None) -> Dataset:
+    def finish(self) -> Dataset:
         """Closes the shards, writes the metadata and tables, and reads the folder back.
 
         Raises:
@@ -112,11 +112,8 @@ class DatasetWriter:
         for split, lengths in self._lengths.items():
             for shard in range(len(lengths)):
                 self._partial(split, shard).rename(self._folder / shard_name(split, shard, len(lengths)))
-        dataset = dataclasses.replace(
-            self._header,
-            splits={split: tuple(songs) for split, songs in self._songs.items()},
-            bandwidth=bandwidth or {},
-        )
+        splits = {split: tuple(songs) for split, songs in self._songs.items()}
+        dataset = dataclasses.replace(self._header, splits=splits)
         dataset.labels.save(self._folder / "labels.json")
         table = json.dumps(dataset.table_json(), ensure_ascii=False, indent=1) + "\n"
         (self._folder / "songs.json").write_text(table, encoding="utf-8")

@@ -61,7 +61,6 @@ class Dataset:
     labels: LabelTable
     shards: Mapping[str, tuple[Path, ...]]
     codec: Mapping[str, str | int]
-    bandwidth: Mapping[str, float] = dataclasses.field(default_factory=dict)  # unused; DatasetWriter still sets it
 
     def seconds(self, split: str) -> float:
         return sum(song.samples for song in self.splits[split]) / self.sample_rate

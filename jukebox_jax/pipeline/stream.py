@@ -109,8 +109,9 @@ class Stream:
         songs = dataset.splits[split]
         coarsest = max(dataset.fields.values())
         self._window = window_samples // self._unit
-        self._songs = np.array(long_enough(dataset, split, window_samples), np.int64)
-        self.skipped_songs = tuple(song.title for i, song in enumerate(songs) if i not in self._songs)
+        used = set(long_enough(dataset, split, window_samples))
+        self._songs = np.array(sorted(used), np.int64)
+        self.skipped_songs = tuple(song.title for i, song in enumerate(songs) if i not in used)
         if not len(self._songs):
             longest = max((song.samples for song in songs), default=0)
             raise UserError(

@@ -47,7 +47,7 @@ def make_batch(config: PriorConfig, seed: int = 0, size: int = 3) -> dict[str, j
 
 
 def make_params(config: PriorConfig):
-    return meta.unbox(Prior(config).init(jax.random.key(0), make_batch(config)))
+    return meta.unbox(jax.jit(Prior(config).init)(jax.random.key(0), make_batch(config)))
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 9])
