@@ -15,10 +15,10 @@ Labels take the names of the dataset: `model.labels.artists=0` means as many row
 import dataclasses
 from functools import partial
 
-from jukebox_jax.demo import prior_run
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
 from jukebox_jax.models.prior import PriorConfig
+from jukebox_jax.recipe import prior_run
 from jukebox_jax.training.config import OptimizerConfig, TrainConfig
 from jukebox_jax.training.run import PriorRun
 

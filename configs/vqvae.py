@@ -10,10 +10,10 @@ Variants
               windows, batch 256 over all devices.
 """
 
-from jukebox_jax.demo import codec_run
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.losses import CodecLossConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
+from jukebox_jax.recipe import codec_run
 from jukebox_jax.training.config import OptimizerConfig, TrainConfig
 from jukebox_jax.training.run import CodecData, CodecRun
 

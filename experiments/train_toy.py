@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from jukebox_jax import api, demo
+from jukebox_jax import api, demo, recipe
 from jukebox_jax.checkpoint.models import CODEC_FOLDER, export_codec, export_prior, level_folder
 from jukebox_jax.corpus.demo_corpus import demo_folder
 from jukebox_jax.corpus.encode import encode_dataset
@@ -37,16 +37,18 @@ def main(arguments: list[str] | None = None) -> None:
     data, runs, export = args.work / "data", args.work / "runs", args.work / "export"
     if not (data / "audio").exists():
         prepare(demo_folder(), data / "audio")
-    train_run(demo.codec_run(args.seed, demo.Effort(None, (1, args.codec_steps))), data / "audio", runs / CODEC_FOLDER)
+    train_run(
+        recipe.codec_run(args.seed, recipe.Effort(None, (1, args.codec_steps))), data / "audio", runs / CODEC_FOLDER
+    )
     codec_folder = export / CODEC_FOLDER
     if not codec_folder.exists():
         export_codec(runs / CODEC_FOLDER, codec_folder)
     if not (data / "tokens").exists():
         encode_dataset(data / "audio", codec_folder, data / "tokens")
-    for level in reversed(demo.LEVELS):
+    for level in reversed(recipe.LEVELS):
         run_dir, folder = runs / level_folder(level), export / level_folder(level)
-        effort = demo.Effort(prior_seconds=None, prior_steps=(1, args.prior_steps[level]))
-        train_run(demo.prior_run(level, args.seed, effort), data / "tokens", run_dir, codec_folder)
+        effort = recipe.Effort(prior_seconds=None, prior_steps=(1, args.prior_steps[level]))
+        train_run(recipe.prior_run(level, args.seed, effort), data / "tokens", run_dir, codec_folder)
         if not folder.exists():
             export_prior(run_dir, folder)
 

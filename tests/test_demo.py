@@ -7,9 +7,10 @@ import json
 import pytest
 
 from jukebox_jax.cli.main import main
-from jukebox_jax.demo import Effort, run_demo
+from jukebox_jax.demo import run_demo
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
+from jukebox_jax.recipe import Effort
 
 TINY = Effort(None, (1, 12), None, (1, 6))
 

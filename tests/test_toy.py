@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jukebox_jax import api, demo
+from jukebox_jax import api, demo, recipe
 from jukebox_jax.cli.main import main
 from jukebox_jax.corpus.demo_corpus import demo_folder
 from jukebox_jax.corpus.encode import encode_song, write_token_dataset
@@ -62,7 +62,7 @@ def test_its_priors_beat_counting_pairs_and_listen_to_the_composer(audio, tmp_pa
     write_token_dataset(audio, tmp_path / "tokens", hops, encode_one, model.codec.hash)
     tokens = open_dataset(tmp_path / "tokens")
     figures = demo.prior_figures(model, tokens)
-    for level in demo.LEVELS:
+    for level in recipe.LEVELS:
         name = f"prior.level_{level}"
         assert figures[f"{name}.bits_per_token"] < figures[f"{name}.bigram_bits"]
         assert figures[f"{name}.bits_per_token"] < figures[f"{name}.unigram_bits"]

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from jukebox_jax.demo import Effort, run_demo
+    from jukebox_jax.demo import run_demo
+    from jukebox_jax.recipe import Effort
 
     effort = Effort()
     if args.codec_steps is not None:

@@ -18,8 +18,8 @@ from jukebox_jax import __version__, api
 from jukebox_jax import demo as demo_module
 from jukebox_jax.audio.files import write_audio
 from jukebox_jax.cli.main import VERBS, describe, main
-from jukebox_jax.demo import Effort
 from jukebox_jax.pipeline.dataset import open_dataset
+from jukebox_jax.recipe import Effort
 
 NAMES = [verb.__name__.rpartition(".")[2] for verb in VERBS]
 
