@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the toy to; replaced")
     parser.add_argument("--codec-steps", type=int, default=6000)
     # The coarser the level, the fewer the tokens, and the sooner a prior knows them by heart.
-    parser.add_argument("--prior-steps", type=int, nargs=3, default=[6000, 4000, 1500], help="of levels 0, 1 and 2")
+    parser.add_argument("--prior-steps", type=int, nargs=3, default=[3000, 4000, 1500], help="of levels 0, 1 and 2")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
