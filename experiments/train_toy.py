@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prior-steps", type=int, nargs=3, default=[3000, 4000, 1500], help="of levels 0, 1 and 2")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
+    if args.out.exists() and any(args.out.iterdir()) and not (args.out / CODEC_FOLDER / "weights.npz").is_file():
+        parser.error(f"{args.out} holds something that is not a toy: name another --out")
 
     data, runs, export = args.work / "data", args.work / "runs", args.work / "export"
     if not (data / "audio").exists():

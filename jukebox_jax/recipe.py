@@ -22,7 +22,7 @@ class Effort:
 
     codec_seconds: float | None = 150.0
     codec_steps: tuple[int, int] = (350, 4000)
-    prior_seconds: float | None = 35.0
+    prior_seconds: float | None = 45.0
     prior_steps: tuple[int, int] = (150, 4000)
 
 
