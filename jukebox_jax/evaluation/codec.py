@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jukebox_jax.audio.spectral import REFERENCE, magnitude_stft, spectral_convergence
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, codec_losses
-from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode, encode
+from jukebox_jax.models.vqvae import VQVAEConfig
 from jukebox_jax.pipeline.dataset import Dataset
 from jukebox_jax.pipeline.stream import Stream
 
@@ -48,15 +48,6 @@ def codec_evaluation(
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
     return evaluate
-
-
-@partial(jax.jit, static_argnums=0)
-def reconstruct(
-    config: VQVAEConfig, codec: Codec, audio: Float[Array, "b t 1"]
-) -> tuple[list[Float[Array, "b t 1"]], list[Array]]:
-    """Audio as each level reproduces it, level 0 first, and the codes; t must be a multiple of the top hop."""
-    codes = encode(config, codec, audio)
-    return [decode(config, codec, tokens, level) for level, tokens in enumerate(codes)], codes
 
 
 @jax.jit
