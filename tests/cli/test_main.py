@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -221,7 +222,9 @@ def test_interruption_says_how_to_go_on(tmp_path):
     )
     run = tmp_path / "run"
     command = [sys.executable, "-m", "jukebox_jax", "train", "--config", str(config), "--data", "d", "--out", str(run)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Whoever runs the tests may ignore SIGINT (as shells do for background jobs), and children inherit that.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         while not ready.exists():
             assert process.poll() is None
             time.sleep(0.01)
