@@ -129,10 +129,7 @@ def _init_prior(config: PriorConfig) -> dict[str, Any]:
 def _check_shapes(folder: os.PathLike | str, params: dict[str, Any], init: Callable[[], Any]) -> None:
     """Raises a UserError unless the weights are those of the config beside them."""
     expected = meta.unbox(jax.eval_shape(init))["params"]
-    ours, theirs = (
-        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (params, expected)
-    )
+    ours, theirs = store.shapes(params), store.shapes(expected)
     for name in [*theirs, *ours]:
         if ours.get(name) != theirs.get(name):
             raise UserError(

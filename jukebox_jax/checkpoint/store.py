@@ -320,7 +320,7 @@ def _quiet() -> Iterator[None]:
 
 def _check_same(stored: PyTree, wanted: PyTree, where: Path) -> None:
     """Raises a UserError that names the first parameter in which a checkpoint and a model differ."""
-    there, here = _shapes(stored), _shapes(wanted)
+    there, here = shapes(stored), shapes(wanted)
     for name in [*here, *there]:
         if here.get(name) == there.get(name):
             continue
@@ -333,7 +333,8 @@ def _check_same(stored: PyTree, wanted: PyTree, where: Path) -> None:
         raise UserError(f"{where} is a checkpoint of another model: {what}. Use the config it was trained with.")
 
 
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Path → shape of every leaf, paths with slashes."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(int(size) for size in leaf.shape)

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 _LAYOUT = ("NWC", "WIO", "NWC")
 
 
-def _uniform(fan_in: int):
+def uniform_init(fan_in: int):
+    """Uniform within fan_in ** -0.5: how the original's framework draws weights and biases by default."""
     bound = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32):
@@ -36,7 +37,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b u d"]:
         channels = x.shape[-1]
-        init = nn.initializers.zeros if self.zero_init else _uniform(channels * self.taps)
+        init = nn.initializers.zeros if self.zero_init else uniform_init(channels * self.taps)
         axes = (None, None, "width") if self.features > 1 else (None, "width", None)
         kernel = self.param(
             "kernel", nn.with_logical_partitioning(init, axes), (self.taps, channels, self.features), jnp.float32
@@ -54,7 +55,7 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b u d"]:
         channels, taps = x.shape[-1], 2 * self.stride
-        init = _uniform(self.features * taps)
+        init = uniform_init(self.features * taps)
         kernel = self.param(
             "kernel",
             nn.with_logical_partitioning(init, (None, None, "width")),

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.attention import LayerCache, Pattern, attention_patterns
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig, LabelEmbedding, UpperConditioner, embedding
+from jukebox_jax.models.convolution import uniform_init
 from jukebox_jax.models.transformer import Dtype, Remat, Transformer, TransformerConfig
 
 
@@ -101,8 +102,7 @@ class Prior(nn.Module):
         self.positions = embedding(self, "positions", c.n_ctx, c.width, 0.01 * c.init_scale)
         self.transformer = Transformer(c.transformer)
         if c.merged_decoder:
-            # The framework default of a linear layer in the original.
-            init = nn.with_logical_partitioning(_uniform(c.width**-0.5), ("vocab", "width"))
+            init = nn.with_logical_partitioning(uniform_init(c.width), ("vocab", "width"))
             self.output = self.param("output", init, (c.codes, c.width), jnp.float32)
         if c.labels is None:
             self.start = embedding(self, "start", 1, c.width, 0.01 * c.init_scale)
@@ -209,7 +209,3 @@ def flops_per_token(config: PriorConfig) -> float:
     }
     attention = sum(4 * keys[pattern] * t.state for pattern in t.patterns)
     return float(2 * (t.depth * linear + config.codes * t.width) + attention)
-
-
-def _uniform(bound: float):
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
