@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
@@ -13,8 +12,8 @@ from jukebox_jax.api import Model
 from jukebox_jax.checkpoint.models import TrainedCodec, TrainedPrior
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
-from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec
-from jukebox_jax.models.vqvae import VQVAE, Codec, VQVAEConfig, zeros_like_audio
+from jukebox_jax.models.prior import PriorConfig, init_params
+from jukebox_jax.models.vqvae import Codec, VQVAEConfig, init_codec
 
 CODEC = VQVAEConfig(sample_rate=8000, widths=(4, 4, 4), depths=(1, 1, 1), emb_width=4, codes=24)
 LABELS = LabelTable.of(["Bach", "Corelli", "Monteverdi"], ["Song", "Dance"])
@@ -36,15 +35,14 @@ def prior_config(level: int) -> PriorConfig:
 
 
 def random_codec(config: VQVAEConfig = CODEC) -> Codec:
-    params = meta.unbox(jax.jit(VQVAE(config).init)(jax.random.key(0), zeros_like_audio(config)))["params"]
+    params = meta.unbox(jax.jit(init_codec, static_argnums=0)(config, jax.random.key(0)))
     books = jax.random.normal(jax.random.key(1), (config.levels, config.codes, config.emb_width)) * 0.05
     return Codec(params, tuple(books))
 
 
 def random_prior(level: int) -> TrainedPrior:
     config = prior_config(level)
-    batch = {name: jnp.zeros((1, *spec.shape), spec.dtype) for name, spec in batch_spec(config).items()}
-    params = meta.unbox(jax.jit(Prior(config).init)(jax.random.key(level), batch))["params"]
+    params = meta.unbox(jax.jit(init_params, static_argnums=0)(config, jax.random.key(level)))
     # Artists louder than anything: in a fresh model they hardly show.
     params["labels"]["artist"] *= 100
     return TrainedPrior(config, params, LABELS, "tiny")

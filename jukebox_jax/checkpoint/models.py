@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
@@ -19,8 +18,8 @@ from jukebox_jax import config as config_lib
 from jukebox_jax.checkpoint import compact, store
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import LabelTable
-from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec
-from jukebox_jax.models.vqvae import VQVAE, Codec, VQVAEConfig, zeros_like_audio
+from jukebox_jax.models.prior import PriorConfig, init_params
+from jukebox_jax.models.vqvae import Codec, VQVAEConfig, init_codec
 
 #: Folder names of a whole cascade: the codec and one prior per level, level 0 at the bottom.
 CODEC_FOLDER = "vqvae"
@@ -73,7 +72,7 @@ def load_codec(folder: os.PathLike | str) -> TrainedCodec:
     state = tree["model_state"]
     levels = [state[str(level)] if isinstance(state, Mapping) else state[level] for level in range(config.levels)]
     codec = Codec(tree["params"], tuple(_codes(level) for level in levels))
-    _check_shapes(folder, codec.params, lambda: VQVAE(config).init(jax.random.key(0), zeros_like_audio(config)))
+    _check_shapes(folder, codec.params, lambda: init_codec(config, jax.random.key(0)))
     return TrainedCodec(config, codec, codec_hash(config, codec))
 
 
@@ -87,7 +86,7 @@ def load_prior(folder: os.PathLike | str) -> TrainedPrior:
     config = config_lib.from_dict(PriorConfig, stored["model"])
     labels = LabelTable.from_json(stored["labels"], str(Path(folder) / store.CONFIG_FILE)) if stored["labels"] else None
     params = _load_weights(folder)["params"]
-    _check_shapes(folder, params, lambda: _init_prior(config))
+    _check_shapes(folder, params, lambda: init_params(config, jax.random.key(0)))
     return TrainedPrior(config, params, labels, stored["codec"])
 
 
@@ -121,14 +120,9 @@ def _load_weights(folder: os.PathLike | str) -> dict[str, Any]:
     return compact.load(folder) if compact.is_compact(folder) else store.load_model(folder, dtype=np.float32)
 
 
-def _init_prior(config: PriorConfig) -> dict[str, Any]:
-    batch = {name: jnp.zeros((1, *spec.shape), spec.dtype) for name, spec in batch_spec(config).items()}
-    return Prior(config).init(jax.random.key(0), batch)
-
-
 def _check_shapes(folder: os.PathLike | str, params: dict[str, Any], init: Callable[[], Any]) -> None:
     """Raises a UserError unless the weights are those of the config beside them."""
-    expected = meta.unbox(jax.eval_shape(init))["params"]
+    expected = meta.unbox(jax.eval_shape(init))
     ours, theirs = store.shapes(params), store.shapes(expected)
     for name in [*theirs, *ours]:
         if ours.get(name) != theirs.get(name):

@@ -1,19 +1,22 @@
-"""Factored attention: each layer lets a token see its row, its column, or the row before (spec: priors, section 4).
+"""Factored attention: each layer lets a token see its row, its column, the row before, … (spec: priors, section 4).
 
-A sequence of D tokens is laid out as `blocks` rows of block_ctx = D / blocks columns. Every pattern is then a
-reshape and one small dense `attend`. This file holds, for each pattern, what a query sees in a full forward pass and
-what has to be kept to continue token by token: the two must agree, and a test holds them to it.
+A sequence of D tokens is laid out as `blocks` rows of block_ctx = D / blocks columns. `visible` is the definition of
+every pattern: which keys a query sees. The rest is how to compute it: a whole sequence as a reshape and one small dense
+`attend`, a chunk or one token from a cache of just the keys that later queries still need. Tests hold them equal.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jukebox_jax.errors import UserError
 
@@ -25,156 +28,376 @@ class Pattern(IntEnum):
     ROW = 1  # its own row, up to its own position
     COLUMN = 2  # its own column, up to its own row
     PREVIOUS_ROW = 3  # the whole previous row; in the first row nothing, and attention returns zero
+    SUMMARY = 4  # the last position of every earlier row, and a blank
+    SUMMARY_SPREAD = 5  # the last `spread` positions of every earlier row, and as many blanks
+    ENCODER = 6  # every state of the lyric encoder
+    PRIME = 7  # the first positions of the sequence (the lyrics and a little more), up to its own
 
 
-_ORDERS: dict[int, tuple[int, ...]] = {0: (0,), 1: (1, 2), 2: (1, 2, 3), 9: (1, 2, 3, 0)}
+def _cycle(*runs: tuple[tuple[int, ...], int]) -> tuple[int, ...]:
+    return tuple(pattern for run, repeats in runs for pattern in run * repeats)
+
+
+def _sixteenths(last: tuple[int, int, int]) -> tuple[int, ...]:
+    """Rows, columns, previous rows, but every 16th layer taken from `last`."""
+    return tuple(last[d % 3] if d % 16 == 15 else (1, 2, 3)[d % 3] for d in range(48))
+
+
+# The patterns of the layers from the first on; a deeper stack starts again.
+_FACTORED = (1, 2, 3)
+_ORDERS: dict[int, tuple[int, ...]] = {
+    0: (0,),
+    1: (1, 2),
+    2: _FACTORED,
+    3: (1, 4),
+    4: (1, 5),
+    5: (1, 4, 1, 1),
+    6: (1, 2, 3, 6),
+    7: _cycle((_FACTORED, 5), ((6,), 1)),
+    8: _cycle((_FACTORED, 3), ((6,), 1)),
+    9: (1, 2, 3, 0),
+    10: _cycle((_FACTORED, 3), ((*_FACTORED, *_FACTORED, *_FACTORED, 6), 7)),
+    11: _sixteenths((6, 6, 0)),
+    12: _sixteenths((7, 7, 0)),
+}
 
 
 def attention_patterns(order: int, depth: int) -> tuple[Pattern, ...]:
     """The pattern of every layer for an attention order of the spec.
 
     Raises:
-      UserError: an order that is not one of the implemented ones.
+      UserError: an order that is not one of 0 to 12.
     """
     if order not in _ORDERS:
-        known = ", ".join(map(str, sorted(_ORDERS)))
-        raise UserError(f"model.attention_order={order} is unknown: choose one of {known}.")
+        raise UserError(f"model.attention_order={order} is unknown: choose one of 0 to {max(_ORDERS)}.")
     cycle = _ORDERS[order]
     return tuple(Pattern(cycle[layer % len(cycle)]) for layer in range(depth))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a sequence of `length` tokens is laid out for attention.
+
+    Attributes:
+      blocks: rows; they divide the length.
+      spread: positions at the end of each row that SUMMARY_SPREAD sees.
+      prime: tokens at the start that PRIME is about (the lyrics of a single sequence).
+      encoded: states of the lyric encoder that ENCODER sees.
+    """
+
+    length: int
+    blocks: int
+    spread: int = 0
+    prime: int = 0
+    encoded: int = 0
+
+    @property
+    def block_ctx(self) -> int:
+        """Length of a row: the number of columns."""
+        return self.length // self.blocks
+
+    @property
+    def prime_keys(self) -> int:
+        """Positions PRIME sees: always more than `prime`, rounded up by the number of rows (not by their length)."""
+        return min(self.length, (self.prime // self.blocks + 1) * self.blocks)
+
+    def summary(self, pattern: Pattern) -> int:
+        """Positions per row, and blanks, that a summary pattern sees; no blanks for the others."""
+        return {Pattern.SUMMARY: 1, Pattern.SUMMARY_SPREAD: self.spread}.get(pattern, 0)
+
+
+Positions = Int[Array, "..."] | Int[np.ndarray, "..."]
+
+
+def visible(
+    pattern: Pattern, layout: Layout, query: Positions, key: Positions
+) -> Bool[Array, ...] | Bool[np.ndarray, ...]:
+    """Whether the query at one position sees the key at another (arrays that broadcast); negative keys are no keys.
+
+    ENCODER is not among them: its keys are not positions of the sequence, and all are seen.
+    """
+    width, causal_ = layout.block_ctx, (key <= query) & (key >= 0)
+    query_row, key_row = query // width, key // width
+    if pattern == Pattern.DENSE:
+        return causal_
+    if pattern == Pattern.ROW:
+        return causal_ & (key_row == query_row)
+    if pattern == Pattern.COLUMN:
+        return causal_ & (key % width == query % width)
+    if pattern == Pattern.PREVIOUS_ROW:
+        return (key >= 0) & (key_row == query_row - 1)
+    if pattern in (Pattern.SUMMARY, Pattern.SUMMARY_SPREAD):
+        at_the_end = key % width >= width - layout.summary(pattern)
+        return causal_ & at_the_end & (key_row < layout.blocks - 1)
+    if pattern == Pattern.PRIME:
+        return causal_ & (key < layout.prime_keys)
+    raise ValueError(f"{pattern!r} has no keys in the sequence")
+
+
+def attention_weights(
+    q: Float[Array, "*b q h k"],
+    k: Float[Array, "*b s h k"],
+    seen: Bool[Array, "#q #s"] | None = None,
+    blanks: int = 0,
+) -> Float[Array, "*b h q _"]:
+    """Softmax over keys, in float32; products in the dtype of the arguments.
+
+    Args:
+      seen: which key each query sees; None: all.
+      blanks: zero keys, seen by all, that stand before the others and take their share of the weight.
+    """
+    # Both factors take half the scale, so that half-precision products stay in range.
+    scale = jnp.asarray(q.shape[-1] ** -0.25, q.dtype)
+    logits = jnp.einsum("...qhk,...shk->...hqs", q * scale, k * scale).astype(jnp.float32)
+    if seen is not None:
+        logits = jnp.where(seen, logits, -1e9)
+    if blanks:
+        logits = jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(blanks, 0)])
+    return jax.nn.softmax(logits, axis=-1)
 
 
 def attend(
     q: Float[Array, "*b q h k"],
     k: Float[Array, "*b s h k"],
     v: Float[Array, "*b s h k"],
-    visible: Bool[Array, "#q #s"] | None = None,
+    seen: Bool[Array, "#q #s"] | None = None,
+    blanks: int = 0,
 ) -> Float[Array, "*b q h k"]:
-    """Softmax attention of q queries over s keys; softmax in float32, products in the dtype of the arguments."""
-    # Both factors take half the scale, so that half-precision products stay in range.
-    scale = jnp.asarray(q.shape[-1] ** -0.25, q.dtype)
-    weights = jnp.einsum("...qhk,...shk->...hqs", q * scale, k * scale).astype(jnp.float32)
-    if visible is not None:
-        weights = jnp.where(visible, weights, -1e9)
-    weights = jax.nn.softmax(weights, axis=-1).astype(v.dtype)
+    """Attention of q queries over s keys and `blanks` blank ones; see `attention_weights`."""
+    weights = attention_weights(q, k, seen, blanks)[..., blanks:].astype(v.dtype)
     return jnp.einsum("...hqs,...shk->...qhk", weights, v)
 
 
-def causal(length: int) -> Bool[Array, "q s"]:
-    """Position i sees positions up to i."""
-    return jnp.tril(jnp.ones((length, length), bool))
+# ---- A whole sequence -------------------------------------------------------------------------------------------
+
+
+class _Arranged(NamedTuple):
+    """Queries, keys and values cut into independent small attentions, as arguments of `attend`."""
+
+    q: Array
+    k: Array
+    v: Array
+    seen: Array | None
+    blanks: int
+
+
+def _arrange(pattern: Pattern, q: Array, k: Array, v: Array, layout: Layout) -> _Arranged:
+    positions = np.arange(layout.length)
+    if pattern == Pattern.ENCODER:
+        return _Arranged(q, k, v, None, 0)
+    if pattern in (Pattern.ROW, Pattern.COLUMN, Pattern.PREVIOUS_ROW):
+        q, k, v = (x.reshape(x.shape[0], layout.blocks, layout.block_ctx, *x.shape[2:]) for x in (q, k, v))
+        if pattern == Pattern.ROW:
+            return _Arranged(q, k, v, _causal(layout.block_ctx), 0)
+        if pattern == Pattern.COLUMN:
+            return _Arranged(*(x.swapaxes(1, 2) for x in (q, k, v)), _causal(layout.blocks), 0)
+        k, v = (jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))) for x in (k, v))
+        return _Arranged(q, k, v, None, 0)
+    if pattern == Pattern.DENSE:
+        return _Arranged(q, k, v, _causal(layout.length), 0)
+    if pattern == Pattern.PRIME:
+        keys = positions[: layout.prime_keys]
+    else:  # the summaries: what the last query would see, were its row not the last
+        spread = layout.summary(pattern)
+        keys = positions.reshape(layout.blocks, layout.block_ctx)[:-1, -spread:].ravel()
+    seen = visible(pattern, layout, positions[:, None], keys[None])
+    return _Arranged(q, k[:, keys], v[:, keys], jnp.asarray(seen), layout.summary(pattern))
 
 
 def attend_all(
     pattern: Pattern,
     q: Float[Array, "b t h k"],
-    k: Float[Array, "b t h k"],
-    v: Float[Array, "b t h k"],
-    blocks: int,
+    k: Float[Array, "b s h k"],
+    v: Float[Array, "b s h k"],
+    layout: Layout,
 ) -> Float[Array, "b t h k"]:
-    """Attention of every position of a full sequence."""
-    batch, length, heads, head_dim = q.shape
-    if pattern == Pattern.DENSE:
-        return attend(q, k, v, causal(length))
-    block_ctx = length // blocks
-    q, k, v = (x.reshape(batch, blocks, block_ctx, heads, head_dim) for x in (q, k, v))
-    if pattern == Pattern.ROW:
-        out = attend(q, k, v, causal(block_ctx))
-    elif pattern == Pattern.COLUMN:
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        out = attend(q, k, v, causal(blocks)).swapaxes(1, 2)
-    else:  # Pattern.PREVIOUS_ROW
-        k, v = (jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))) for x in (k, v))
-        out = attend(q, k, v)
-    return out.reshape(batch, length, heads, head_dim)
+    """Attention of every position of a whole sequence; for ENCODER, k and v are those of the encoder's states."""
+    out = attend(*_arrange(pattern, q, k, v, layout))
+    if pattern == Pattern.COLUMN:
+        out = out.swapaxes(1, 2)
+    return out.reshape(q.shape)
+
+
+def record_weights(
+    pattern: Pattern, q: Float[Array, "b t h k"], k: Float[Array, "b s h k"], layout: Layout
+) -> Float[Array, "*b h q _"]:
+    """The weights behind `attend_all`, blanks included.
+
+    Shapes: DENSE (b, h, t, t); ROW and PREVIOUS_ROW (b, blocks, h, block_ctx, block_ctx); COLUMN
+    (b, block_ctx, h, blocks, blocks); ENCODER (b, h, t, s); PRIME (b, h, t, prime_keys); summaries
+    (b, h, t, blanks and summaries).
+    """
+    arranged = _arrange(pattern, q, k, k, layout)
+    return attention_weights(arranged.q, arranged.k, arranged.seen, arranged.blanks)
+
+
+def _causal(length: int) -> Bool[Array, "q s"]:
+    return jnp.tril(jnp.ones((length, length), bool))
+
+
+# ---- Chunks and single tokens, from a cache ---------------------------------------------------------------------
 
 
 @struct.dataclass
 class LayerCache:
-    """Keys and values that later queries of one layer still need; their shape depends on the pattern:
+    """Keys and values (b, slots, h, k) that later queries of one layer may still need.
 
-    DENSE (b, t, h, k); ROW (b, block_ctx, h, k), the current row; COLUMN (b, blocks, block_ctx, h, k);
-    PREVIOUS_ROW (b, 2, block_ctx, h, k), the current row in slot row % 2 and the previous one in the other.
+    DENSE and COLUMN keep a slot per position; ROW one per column, for the current row; PREVIOUS_ROW two rows, row r in
+    half r % 2; the summaries one per position they see; PRIME its first positions; ENCODER all states of the encoder,
+    once and for all.
     """
 
-    k: Array
-    v: Array
+    k: Shaped[Array, "b s h k"]
+    v: Shaped[Array, "b s h k"]
+
+
+def slot_count(pattern: Pattern, layout: Layout) -> int:
+    """Number of keys the cache of a layer holds at most."""
+    return {
+        Pattern.DENSE: layout.length,
+        Pattern.ROW: layout.block_ctx,
+        Pattern.COLUMN: layout.length,
+        Pattern.PREVIOUS_ROW: 2 * layout.block_ctx,
+        Pattern.SUMMARY: layout.blocks - 1,
+        Pattern.SUMMARY_SPREAD: (layout.blocks - 1) * layout.spread,
+        Pattern.ENCODER: layout.encoded,
+        Pattern.PRIME: layout.prime_keys,
+    }[pattern]
+
+
+def slot_of(pattern: Pattern, layout: Layout, position: Positions) -> Positions:
+    """The slot that a position's key goes to; `slot_count` if it is never looked at again."""
+    width = layout.block_ctx
+    row, column = position // width, position % width
+    if pattern in (Pattern.DENSE, Pattern.COLUMN):
+        return position
+    if pattern == Pattern.ROW:
+        return column
+    if pattern == Pattern.PREVIOUS_ROW:
+        return row % 2 * width + column
+    if pattern == Pattern.PRIME:
+        kept, slot = position < layout.prime_keys, position
+    else:
+        spread = layout.summary(pattern)
+        kept = (column >= width - spread) & (row < layout.blocks - 1)
+        slot = row * spread + column - (width - spread)
+    return jnp.where(kept, slot, slot_count(pattern, layout))
+
+
+def held_positions(pattern: Pattern, layout: Layout, count: Int[Array, ""] | int) -> Int[Array, " s"]:
+    """The position whose key stands in each slot after `count` tokens, -1 where none does. Not for ENCODER."""
+    width = layout.block_ctx
+    slots = jnp.arange(slot_count(pattern, layout))
+    if pattern in (Pattern.DENSE, Pattern.COLUMN, Pattern.PRIME):
+        positions = slots
+    elif pattern in (Pattern.ROW, Pattern.PREVIOUS_ROW):
+        last_row = (count - 1) // width
+        behind = (last_row - slots // width) % 2 if pattern == Pattern.PREVIOUS_ROW else 0
+        positions = (last_row - behind) * width + slots % width
+    else:
+        spread = layout.summary(pattern)
+        positions = slots // spread * width + width - spread + slots % spread
+    return jnp.where((positions >= 0) & (positions < count), positions, -1)
 
 
 def empty_cache(
-    pattern: Pattern, batch: int, length: int, blocks: int, heads: int, head_dim: int, dtype: DTypeLike
+    pattern: Pattern, batch: int, layout: Layout, heads: int, head_dim: int, dtype: DTypeLike
 ) -> LayerCache:
-    """The cache before the first token. Zeros matter: the first row sees a previous row of zeros."""
-    block_ctx = length // blocks
-    shape = {
-        Pattern.DENSE: (length,),
-        Pattern.ROW: (block_ctx,),
-        Pattern.COLUMN: (blocks, block_ctx),
-        Pattern.PREVIOUS_ROW: (2, block_ctx),
-    }[pattern]
-    zeros = jnp.zeros((batch, *shape, heads, head_dim), dtype)
+    """The cache before the first token. For ENCODER it has to be replaced by the states' keys and values."""
+    zeros = jnp.zeros((batch, slot_count(pattern, layout), heads, head_dim), dtype)
     return LayerCache(zeros, zeros)
 
 
-def fill_cache(
-    pattern: Pattern, k: Float[Array, "b t h k"], v: Float[Array, "b t h k"], blocks: int, position: Int[Array, ""]
-) -> LayerCache:
-    """The cache as it stands before `position`, from the keys and values of a full sequence.
+def attend_chunk(
+    pattern: Pattern,
+    cache: LayerCache,
+    q: Float[Array, "b t h k"],
+    k: Float[Array, "b t h k"] | None,
+    v: Float[Array, "b t h k"] | None,
+    layout: Layout,
+    position: Int[Array, ""],
+    count: Int[Array, ""],
+) -> tuple[Float[Array, "b t h k"], LayerCache]:
+    """Attention of the tokens at `position` and after, of which the first `count` are real and enter the cache.
 
-    Entries at `position` and after are not yet valid; `attend_next` hides or overwrites them before they are seen.
+    What comes back for the others is without meaning. For ENCODER k and v are None, as the cache holds all there is.
     """
-    batch, length, heads, head_dim = k.shape
-    block_ctx = length // blocks
-    row = position // block_ctx
+    if pattern == Pattern.ENCODER:
+        return attend(q, cache.k, cache.v), cache
+    positions = position + jnp.arange(q.shape[1])
+    keys, values = (jnp.concatenate([old, new], axis=1) for old, new in ((cache.k, k), (cache.v, v)))
+    seen = visible(
+        pattern,
+        layout,
+        positions[:, None],
+        jnp.concatenate([held_positions(pattern, layout, position), positions])[None],
+    )
+    out = attend(q, keys, values, seen, layout.summary(pattern))
+    if pattern == Pattern.PREVIOUS_ROW:  # the first row sees nothing at all
+        out = jnp.where((positions < layout.block_ctx)[:, None, None], 0, out)
 
-    def select(x: Array) -> Array:
-        if pattern == Pattern.DENSE:
-            return x
-        table = x.reshape(batch, blocks, block_ctx, heads, head_dim)
-        if pattern == Pattern.COLUMN:
-            return table
-        current = jax.lax.dynamic_index_in_dim(table, row, axis=1, keepdims=False)
-        if pattern == Pattern.ROW:
-            return current
-        previous = jax.lax.dynamic_index_in_dim(table, jnp.maximum(row - 1, 0), axis=1, keepdims=False)
-        previous = jnp.where(row > 0, previous, 0)
-        first_is_current = row % 2 == 0
-        return jnp.stack(
-            [jnp.where(first_is_current, current, previous), jnp.where(first_is_current, previous, current)], axis=1
-        )
+    # Of a chunk over several rows only the last ones stay: what a slot will not hold afterwards must not be written.
+    end, slots = position + count, slot_of(pattern, layout, positions)
+    width = layout.block_ctx
+    rows_behind = (end - 1) // width - positions // width
+    stays = positions < end
+    if pattern == Pattern.ROW:
+        stays &= rows_behind < 1
+    elif pattern == Pattern.PREVIOUS_ROW:
+        stays &= rows_behind < 2
+    slots = jnp.where(stays, slots, slot_count(pattern, layout))
 
-    return LayerCache(select(k), select(v))
+    def write(buffer: Array, new: Array) -> Array:
+        return buffer.at[:, slots].set(new.astype(buffer.dtype), mode="drop")
+
+    return out, LayerCache(write(cache.k, k), write(cache.v, v))
 
 
 def attend_next(
     pattern: Pattern,
     cache: LayerCache,
     q: Float[Array, "b h k"],
-    k: Float[Array, "b h k"],
-    v: Float[Array, "b h k"],
-    blocks: int,
-    block_ctx: int,
+    k: Float[Array, "b h k"] | None,
+    v: Float[Array, "b h k"] | None,
+    layout: Layout,
     position: Int[Array, ""],
 ) -> tuple[Float[Array, "b h k"], LayerCache]:
-    """Attention of the one query at `position`, after its own key and value have entered the cache."""
-    row, column = position // block_ctx, position % block_ctx
-    slot = {
-        Pattern.DENSE: (position,),
-        Pattern.ROW: (column,),
-        Pattern.COLUMN: (row, column),
-        Pattern.PREVIOUS_ROW: (row % 2, column),
-    }[pattern]
-    cache = LayerCache(_write(cache.k, k, slot), _write(cache.v, v, slot))
+    """Attention of the one token at `position`; `attend_chunk` for a single token, reading only the keys it sees."""
+    if pattern == Pattern.ENCODER:
+        return attend(q[:, None], cache.k, cache.v)[:, 0], cache
+    width, slots = layout.block_ctx, slot_count(pattern, layout)
+    row, column = position // width, position % width
+    slot = slot_of(pattern, layout, position)
+
+    def write(buffer: Array, new: Array) -> Array:
+        new = new[:, None].astype(buffer.dtype)
+        if pattern in (Pattern.SUMMARY, Pattern.SUMMARY_SPREAD, Pattern.PRIME):  # most positions are not kept
+            slot_kept = jnp.minimum(slot, slots - 1)
+            new = jnp.where(slot < slots, new, jax.lax.dynamic_slice_in_dim(buffer, slot_kept, 1, axis=1))
+            return jax.lax.dynamic_update_slice_in_dim(buffer, new, slot_kept, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, new, slot, axis=1)
+
+    cache = LayerCache(write(cache.k, k), write(cache.v, v)) if slots else cache
     if pattern == Pattern.COLUMN:
-        read, last = lambda x: jax.lax.dynamic_index_in_dim(x, column, axis=2, keepdims=False), row
+
+        def read(x: Array) -> Array:
+            table = x.reshape(x.shape[0], layout.blocks, width, *x.shape[2:])
+            return jax.lax.dynamic_index_in_dim(table, column, axis=2, keepdims=False)
+
+        seen = jnp.arange(layout.blocks) <= row
     elif pattern == Pattern.PREVIOUS_ROW:
-        read, last = lambda x: jax.lax.dynamic_index_in_dim(x, (row + 1) % 2, axis=1, keepdims=False), block_ctx
+
+        def read(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, (row + 1) % 2 * width, width, axis=1)
+
+        seen = None  # in the first row these are zeros, and so is what attention returns
     else:
-        read, last = lambda x: x, slot[0]
-    keys, values = read(cache.k), read(cache.v)
-    visible = (jnp.arange(keys.shape[1]) <= last)[None, :]
-    return attend(q[:, None], keys, values, visible)[:, 0], cache
 
+        def read(x: Array) -> Array:
+            return x
 
-def _write(buffer: Array, value: Float[Array, "b h k"], slot: tuple[Array, ...]) -> Array:
-    update = jnp.expand_dims(value, tuple(range(1, 1 + len(slot)))).astype(buffer.dtype)
-    return jax.lax.dynamic_update_slice(buffer, update, (0, *slot, 0, 0))
+        seen = visible(pattern, layout, position, held_positions(pattern, layout, position + 1))
+    out = attend(
+        q[:, None], read(cache.k), read(cache.v), None if seen is None else seen[None], layout.summary(pattern)
+    )
+    return out[:, 0], cache

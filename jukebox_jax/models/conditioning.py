@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.convolution import Conv, ConvTranspose, ResidualStack, dilations
-from jukebox_jax.models.transformer import LayerNorm
+from jukebox_jax.models.layers import LayerNorm, embedding
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,6 @@ class ConditionerConfig:
     @property
     def ratio(self) -> int:
         return self.stride**self.downs
-
-
-def embedding(module: nn.Module, name: str, rows: int, width: int, std: float, axis: str | None = None) -> Array:
-    """A (rows, width) parameter drawn with standard deviation `std`."""
-    init = nn.with_logical_partitioning(nn.initializers.normal(std), (axis, "width"))
-    return module.param(name, init, (rows, width), jnp.float32)
 
 
 class LabelEmbedding(nn.Module):

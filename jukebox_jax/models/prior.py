@@ -1,4 +1,4 @@
-"""A prior: an autoregressive model of one level's codes (spec: priors, sections 1 to 3)."""
+"""A prior: an autoregressive model of one level's codes, told labels, lyrics and upper codes (spec: priors)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jukebox_jax.errors import UserError
-from jukebox_jax.models.attention import LayerCache, Pattern, attention_patterns
-from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig, LabelEmbedding, UpperConditioner, embedding
-from jukebox_jax.models.convolution import uniform_init
-from jukebox_jax.models.transformer import Dtype, Remat, Transformer, TransformerConfig
+from jukebox_jax.models.attention import LayerCache, Layout, Pattern, slot_count
+from jukebox_jax.models.autoregressive import Autoregressive, Conditioning
+from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig, LabelEmbedding, UpperConditioner
+from jukebox_jax.models.lyrics import LyricConfig, LyricEncoder
+from jukebox_jax.models.transformer import Dtype, Remat, TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class PriorConfig:
     heads: int = 1
     blocks: int = 64
     attention_order: int = 2
+    spread: int = 0
     attention_multiplier: float = 0.25
     mlp_multiplier: float = 1.0
     init_scale: float = 0.7
     residual_scale: bool = False
     merged_decoder: bool = False
     labels: LabelConfig | None = None
+    lyrics: LyricConfig | None = None
     conditioner: ConditionerConfig | None = None
     dtype: Dtype = "float32"
     remat: Remat = "block"
@@ -49,33 +52,49 @@ class PriorConfig:
             raise UserError(f"model.level={self.level} is no level: level 0 is the finest, choose 0 or more.")
         if self.init_scale <= 0:
             raise UserError(f"model.init_scale={self.init_scale} must be above 0: change it.")
-        for name in ("attention_multiplier", "mlp_multiplier"):
-            if int(getattr(self, name) * self.width) < 1:
-                raise UserError(
-                    f"model.{name}={getattr(self, name)} leaves no features of model.width={self.width}: "
-                    "choose a larger one."
-                )
         for name, choices in (("dtype", get_args(Dtype)), ("remat", get_args(Remat))):
             if getattr(self, name) not in choices:
                 raise UserError(f"model.{name}={getattr(self, name)} is unknown: choose one of {', '.join(choices)}.")
-        if self.n_ctx % self.blocks:
-            raise UserError(f"model.n_ctx={self.n_ctx} is not a multiple of model.blocks={self.blocks}: change one.")
-        if self.transformer.state % self.heads:
-            raise UserError(
-                f"model.heads={self.heads} does not divide the attention's {self.transformer.state} features "
-                "(model.attention_multiplier times model.width): change one."
-            )
         if self.conditioner is not None and self.n_ctx % self.conditioner.ratio:
             raise UserError(
                 f"model.n_ctx={self.n_ctx} is not a multiple of {self.conditioner.ratio}, the number of tokens for one "
                 "of the level above: change it."
             )
-        attention_patterns(self.attention_order, self.depth)
+        patterns = self.transformer.patterns
+        if self.lyrics is not None and self.lyrics.encoder is not None:
+            self.lyrics.encoder.transformer(self.lyrics.tokens, self.dtype, self.remat)  # refuses what cannot be
+        if Pattern.PRIME in patterns and not self.single:
+            raise UserError(
+                f"model.attention_order={self.attention_order} looks at lyrics in the same sequence, but there are "
+                "none: choose another, or give model.lyrics without an encoder."
+            )
+
+    @property
+    def single(self) -> bool:
+        """Whether lyrics and music are one sequence, the lyrics first, in one vocabulary."""
+        return self.lyrics is not None and self.lyrics.encoder is None
+
+    @property
+    def prefix(self) -> int:
+        """Lyric tokens before the music in the decoder's sequence."""
+        return self.lyrics.tokens if self.single else 0
+
+    @property
+    def shift(self) -> int:
+        """What is added to a music code in the decoder's vocabulary: the lyric symbols come first."""
+        return self.lyrics.vocabulary if self.single else 0
 
     @property
     def transformer(self) -> TransformerConfig:
-        shared = {f.name for f in fields(TransformerConfig)} - {"context"}
-        return TransformerConfig(context=self.n_ctx, **{name: getattr(self, name) for name in shared})
+        """The decoder's transformer."""
+        own = {f.name for f in fields(TransformerConfig)} - {"context", "prime", "encoded", "where"}
+        return TransformerConfig(
+            context=self.prefix + self.n_ctx,
+            prime=self.prefix,
+            encoded=0 if self.lyrics is None or self.single else self.lyrics.tokens,
+            where="model",
+            **{name: getattr(self, name) for name in own},
+        )
 
     @property
     def has_timing(self) -> bool:
@@ -84,68 +103,85 @@ class PriorConfig:
 
 
 @struct.dataclass
-class Conditioning:
-    """`start` (b, d) stands where the first token has no predecessor; `inputs` (b, t or 1, d) is added everywhere."""
+class Bits:
+    """Mean cross-entropy of each item's music tokens and lyric tokens (0 without lyrics), in bits per token."""
 
-    start: Float[Array, "b d"]
-    inputs: Float[Array, "b _ d"]
+    music: Float[Array, " b"]
+    lyrics: Float[Array, " b"]
 
 
 class Prior(nn.Module):
-    """Embeddings, transformer and output projection, with the conditioning networks that the config asks for."""
+    """The decoder with the conditioning networks that the config asks for."""
 
     config: PriorConfig
 
     def setup(self):
         c = self.config
-        self.tokens = embedding(self, "tokens", c.codes, c.width, 0.02 * c.init_scale, "vocab")
-        self.positions = embedding(self, "positions", c.n_ctx, c.width, 0.01 * c.init_scale)
-        self.transformer = Transformer(c.transformer)
-        if c.merged_decoder:
-            init = nn.with_logical_partitioning(uniform_init(c.width), ("vocab", "width"))
-            self.output = self.param("output", init, (c.codes, c.width), jnp.float32)
-        if c.labels is None:
-            self.start = embedding(self, "start", 1, c.width, 0.01 * c.init_scale)
-        else:
+        self.decoder = Autoregressive(c.transformer, c.shift + c.codes, c.merged_decoder, own_start=c.labels is None)
+        if c.labels is not None:
             self.labels = LabelEmbedding(c.labels, c.width, c.init_scale, c.has_timing)
         if c.conditioner is not None:
             self.conditioner = UpperConditioner(c.conditioner, c.codes, c.width, c.init_scale)
+        if c.lyrics is not None and not c.single:
+            self.lyrics = LyricEncoder(c.lyrics, c.width, c.init_scale, c.dtype, c.remat)
 
     def __call__(self, batch: dict[str, Array]) -> Float[Array, "b t v"]:
-        """Teacher-forced logits: those at position i predict `batch["tokens"][:, i]` from the tokens before it."""
-        conditioning = self.condition(batch)
-        h = self.transformer(self._embed_all(batch["tokens"], conditioning))
-        return self._logits(h, conditioning.inputs)
+        """Teacher-forced logits of the decoder's sequence: those at position i predict token i from those before it.
+
+        The sequence is `batch["tokens"]`, behind the lyrics where they are part of it (see `sequence`).
+        """
+        return self.decoder(sequence(self.config, batch), self.condition(batch))
+
+    def bits(self, batch: dict[str, Array]) -> Bits:
+        """How well the batch is predicted, teacher-forced."""
+        c, conditioning = self.config, self.condition(batch)
+        tokens = sequence(c, batch)
+        logits = self.decoder(tokens, conditioning)
+        music = bits_per_item(logits[:, c.prefix :], tokens[:, c.prefix :])
+        if c.single:
+            return Bits(music, bits_per_item(logits[:, : c.prefix], tokens[:, : c.prefix]))
+        if c.lyrics is not None:
+            return Bits(music, bits_per_item(self.lyrics.logits(conditioning.encoded), batch["lyrics"]))
+        return Bits(music, jnp.zeros_like(music))
 
     def condition(self, batch: dict[str, Array]) -> Conditioning:
         """Everything that stays the same while the tokens of a window are sampled.
 
         Reads, as the config needs them, `artist` (b), `genres` (b, g), `total_bins` (b), `absolute_bins` and
-        `relative_bins` (b, t), and `upper` (b, t / ratio), the codes of the level above.
+        `relative_bins` (b, t), `lyrics` (b, s), and `upper` (b, t / ratio), the codes of the level above.
         """
         c = self.config
-        batch_size = batch["tokens"].shape[0]
-        if c.labels is None:
-            start = jnp.broadcast_to(self.start, (batch_size, c.width))
-        else:
-            start = self.labels.start(batch["artist"], batch["genres"])
+        start = None if c.labels is None else self.labels.start(batch["artist"], batch["genres"])
+        inputs = None
         if c.conditioner is not None:
             inputs = self.conditioner(batch["upper"])
         elif c.has_timing:
             inputs = self.labels.times(batch["total_bins"], batch["absolute_bins"], batch["relative_bins"])
-        else:
-            inputs = jnp.zeros((batch_size, 1, c.width), jnp.float32)
-        return Conditioning(start, inputs)
+        if c.prefix and inputs is not None:
+            inputs = jnp.pad(inputs, ((0, 0), (c.prefix, 0), (0, 0)))
+        encoded = self.lyrics(batch["lyrics"]) if c.lyrics is not None and not c.single else None
+        return Conditioning(start, inputs, encoded)
 
-    def empty_caches(self, batch: int) -> tuple[LayerCache, ...]:
-        """Caches before the first token of a window."""
-        return self.transformer.empty_caches(batch)
+    def alignment(self, batch: dict[str, Array], layer: int) -> Float[Array, "b h t s"]:
+        """How much each music token looks at each lyric token, in a layer that looks at lyrics."""
+        c, conditioning = self.config, self.condition(batch)
+        weights = self.decoder.weights(sequence(c, batch), conditioning, layer)
+        return weights[:, :, c.prefix :, : c.lyrics.tokens]
 
-    def prefill(
-        self, tokens: Int[Array, "b t"], conditioning: Conditioning, position: Int[Array, ""]
-    ) -> tuple[LayerCache, ...]:
-        """Caches as they stand before `position`, given tokens[:, :position]; what stands after is ignored."""
-        return self.transformer.fill_caches(self._embed_all(tokens, conditioning), position)
+    def empty_caches(self, batch: int, conditioning: Conditioning) -> tuple[LayerCache, ...]:
+        """Caches before the first token of the decoder's sequence."""
+        return self.decoder.empty_caches(batch, conditioning)
+
+    def chunk(
+        self,
+        caches: tuple[LayerCache, ...],
+        previous: Int[Array, "b t"],
+        position: Int[Array, ""],
+        count: Int[Array, ""],
+        conditioning: Conditioning,
+    ) -> tuple[Float[Array, "b t v"], tuple[LayerCache, ...]]:
+        """Several known positions of the sequence at once; see `Autoregressive.chunk`."""
+        return self.decoder.chunk(caches, previous, position, count, conditioning)
 
     def step(
         self,
@@ -154,23 +190,26 @@ class Prior(nn.Module):
         position: Int[Array, ""],
         conditioning: Conditioning,
     ) -> tuple[Float[Array, "b v"], tuple[LayerCache, ...]]:
-        """Logits of the token at `position`, given the one before it (ignored at position 0)."""
-        inputs = conditioning.inputs
-        here = inputs[:, 0] if inputs.shape[1] == 1 else jax.lax.dynamic_index_in_dim(inputs, position, 1, False)
-        token = jnp.where(position == 0, conditioning.start, self.tokens[previous])
-        h = token + jax.lax.dynamic_index_in_dim(self.positions, position, 0, False) + here
-        h, caches = self.transformer.step(h, caches, position)
-        return self._logits(h, here), caches
+        """Logits of the token at `position` of the sequence, given the one before it (ignored at position 0)."""
+        return self.decoder.step(caches, previous, position, conditioning)
 
-    def _embed_all(self, tokens: Int[Array, "b t"], conditioning: Conditioning) -> Float[Array, "b t d"]:
-        shifted = jnp.concatenate([conditioning.start[:, None], self.tokens[tokens[:, :-1]]], axis=1)
-        h = shifted + self.positions + conditioning.inputs
-        return nn.with_logical_constraint(h, ("batch", "time", "width"))
 
-    def _logits(self, h: Float[Array, "*b d"], inputs: Float[Array, "*#b d"]) -> Float[Array, "*b v"]:
-        if self.config.merged_decoder:
-            return h @ self.output.T
-        return (h + inputs) @ self.tokens.T
+def init_params(model: PriorConfig, key: Key[Array, ""]) -> dict:
+    """Fresh parameters, boxed with their logical axes."""
+    batch = {name: jnp.zeros((1, *spec.shape), spec.dtype) for name, spec in batch_spec(model).items()}
+    return Prior(model).init(key, batch, method="bits")["params"]
+
+
+def sequence(model: PriorConfig, batch: dict[str, Array]) -> Int[Array, "b t"]:
+    """The decoder's tokens: the music codes, or lyrics and shifted codes in one sequence."""
+    if not model.single:
+        return batch["tokens"]
+    return jnp.concatenate([batch["lyrics"], batch["tokens"] + model.shift], axis=1)
+
+
+def music_codes(model: PriorConfig, tokens: Int[Array, "b t"]) -> Int[Array, "b u"]:
+    """The codes in a decoder's sequence; a lyric symbol sampled among the music counts as code 0."""
+    return jnp.maximum(tokens[:, model.prefix :] - model.shift, 0)
 
 
 def batch_spec(model: PriorConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -182,6 +221,8 @@ def batch_spec(model: PriorConfig) -> dict[str, jax.ShapeDtypeStruct]:
         shapes |= {"artist": (), "genres": (model.labels.max_genres,)}
     if model.has_timing:
         shapes |= {"total_bins": (), "absolute_bins": (model.n_ctx,), "relative_bins": (model.n_ctx,)}
+    if model.lyrics is not None:
+        shapes["lyrics"] = (model.lyrics.tokens,)
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
 
 
@@ -192,20 +233,39 @@ def bits_per_item(logits: Float[Array, "b t v"], tokens: Int[Array, "b t"]) -> F
     return -jnp.mean(chosen, axis=-1) / log(2)
 
 
-def bits_per_token(logits: Float[Array, "b t v"], tokens: Int[Array, "b t"]) -> Float[Array, ""]:
-    """Mean cross-entropy in bits."""
-    return jnp.mean(bits_per_item(logits, tokens))
+def prior_loss(model: PriorConfig, bits: Bits) -> Float[Array, ""]:
+    """Bits per token of music and lyrics together, a lyric token counting `loss_fraction`."""
+    music = jnp.mean(bits.music)
+    if model.lyrics is None:
+        return music
+    lyrics = model.lyrics.loss_fraction * jnp.mean(bits.lyrics)
+    return (lyrics * model.lyrics.tokens + music * model.n_ctx) / (model.lyrics.tokens + model.n_ctx)
 
 
-def flops_per_token(config: PriorConfig) -> float:
-    """Floating-point operations of one token's forward pass: matrix products and attention, not the conditioner."""
-    t = config.transformer
-    linear = 4 * t.width * t.state + 2 * t.width * t.hidden
-    keys = {
-        Pattern.DENSE: t.context / 2,
-        Pattern.ROW: t.block_ctx,
-        Pattern.COLUMN: t.blocks,
-        Pattern.PREVIOUS_ROW: t.block_ctx,
-    }
-    attention = sum(4 * keys[pattern] * t.state for pattern in t.patterns)
-    return float(2 * (t.depth * linear + config.codes * t.width) + attention)
+def flops_per_window(model: PriorConfig) -> float:
+    """Floating-point operations of one window's forward pass: matrix products and attention, lyrics included, the
+    conditioner not."""
+    total = _transformer_flops(model.transformer) + model.transformer.context * 2 * model.width * (
+        model.shift + model.codes
+    )
+    if model.lyrics is not None and model.lyrics.encoder is not None:
+        lyrics, encoder = model.lyrics, model.lyrics.encoder.transformer(model.lyrics.tokens, model.dtype, model.remat)
+        out = 2 * model.width * (encoder.width + lyrics.vocabulary)
+        total += _transformer_flops(encoder) + lyrics.tokens * out
+        readers = model.transformer.patterns.count(Pattern.ENCODER)
+        # These layers project the lyrics, not the music, to keys and values.
+        total += readers * 4 * model.width * model.transformer.state * (lyrics.tokens - model.n_ctx)
+    return float(total)
+
+
+def _transformer_flops(t: TransformerConfig) -> float:
+    linear = 2 * t.depth * (4 * t.width * t.state + 2 * t.width * t.hidden)
+    attention = sum(4 * _keys_computed(pattern, t.layout) * t.state for pattern in t.patterns)
+    return float(t.context * (linear + attention))
+
+
+def _keys_computed(pattern: Pattern, layout: Layout) -> int:
+    """Keys per query in the pass over a whole sequence, masked ones included."""
+    if pattern in (Pattern.ROW, Pattern.PREVIOUS_ROW):
+        return layout.block_ctx
+    return layout.blocks if pattern == Pattern.COLUMN else slot_count(pattern, layout)

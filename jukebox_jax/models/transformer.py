@@ -11,15 +11,19 @@ import jax.numpy as jnp
 from flax.core import meta
 from jaxtyping import Array, Float, Int
 
+from jukebox_jax.errors import UserError
 from jukebox_jax.models.attention import (
     LayerCache,
+    Layout,
     Pattern,
     attend_all,
+    attend_chunk,
     attend_next,
     attention_patterns,
     empty_cache,
-    fill_cache,
+    record_weights,
 )
+from jukebox_jax.models.layers import LayerNorm, Linear, quick_gelu
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "block"]
@@ -27,7 +31,11 @@ Remat = Literal["none", "block"]
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a transformer over `context` tokens laid out as `blocks` rows."""
+    """Sizes of a transformer over `context` tokens laid out as `blocks` rows.
+
+    `spread`, `prime` and `encoded` matter to the attention orders that contain such layers (see `attention.Layout`);
+    `where` is the config key that messages name.
+    """
 
     context: int
     width: int
@@ -35,12 +43,46 @@ class TransformerConfig:
     heads: int
     blocks: int
     attention_order: int = 2
+    spread: int = 0
+    prime: int = 0
+    encoded: int = 0
     attention_multiplier: float = 0.25
     mlp_multiplier: float = 1.0
     init_scale: float = 1.0
     residual_scale: bool = False
     dtype: Dtype = "float32"
     remat: Remat = "block"
+    where: str = "model"
+
+    def __post_init__(self):
+        c = self.where
+        if self.context % self.blocks:
+            raise UserError(
+                f"{c}.blocks={self.blocks} does not divide the sequence of {self.context} tokens (model.n_ctx, with "
+                "lyrics in it model.lyrics.tokens more; of a lyric encoder model.lyrics.tokens): change one."
+            )
+        for name, features in (("attention_multiplier", self.state), ("mlp_multiplier", self.hidden)):
+            if features < 1:
+                raise UserError(
+                    f"{c}.{name}={getattr(self, name)} leaves no features of {c}.width={self.width}: "
+                    "choose a larger one."
+                )
+        if self.state % self.heads:
+            raise UserError(
+                f"{c}.heads={self.heads} does not divide the attention's {self.state} features "
+                f"({c}.attention_multiplier times {c}.width): change one."
+            )
+        if Pattern.SUMMARY_SPREAD in self.patterns and not 1 <= self.spread <= self.block_ctx:
+            raise UserError(f"{c}.spread={self.spread} does not fit rows of {self.block_ctx} tokens: choose 1 to that.")
+        if Pattern.ENCODER in self.patterns and not self.encoded:
+            raise UserError(
+                f"{c}.attention_order={self.attention_order} looks at a lyric encoder, but there is none: "
+                "choose another order, or give model.lyrics an encoder."
+            )
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.context, self.blocks, self.spread, self.prime, self.encoded)
 
     @property
     def state(self) -> int:
@@ -94,38 +136,12 @@ def segments(patterns: tuple[int, ...]) -> tuple[Segment, ...]:
     return tuple(result)
 
 
-class Linear(nn.Module):
-    """y = x w + b with float32 parameters used in the dtype of x; w is (in, out) with std `std`, b starts at zero."""
-
-    features: int
-    std: float
-    axes: tuple[str, str]
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (self.axes[1],))
-        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation (eps 1e-5, biased variance) in float32, returned in the dtype of x."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        shape = (x.shape[-1],)
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("width",)), shape, jnp.float32)
-        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("width",)), shape, jnp.float32)
-        h = x.astype(jnp.float32)
-        h = h - jnp.mean(h, axis=-1, keepdims=True)
-        h = h * jax.lax.rsqrt(jnp.mean(jnp.square(h), axis=-1, keepdims=True) + 1e-5)
-        return (h * scale + bias).astype(x.dtype)
-
-
 class Block(nn.Module):
-    """One layer: h + a + m, with a = attention(norm(h)) and m = mlp(norm(h + a))."""
+    """One layer: h + a + m, with a = attention(norm(h)) and m = mlp(norm(h + a)).
+
+    A layer that looks at the lyric encoder takes its keys and values from the encoder's states, through the same
+    columns of `qkv` that the other layers use for their own: all layers have the same parameters.
+    """
 
     config: TransformerConfig
 
@@ -139,25 +155,59 @@ class Block(nn.Module):
         self.mlp_in = Linear(c.hidden, std, ("width", "hidden"))
         self.mlp_out = Linear(c.width, std, ("hidden", "width"))
 
-    def __call__(self, h: Float[Array, "b t d"], pattern: Pattern) -> tuple[Float[Array, "b t d"], tuple[Array, Array]]:
-        """The layer over a full sequence; also its keys and values (b, t, h, k), from which a cache can be filled."""
-        q, k, v = self._project(h)
-        attended = attend_all(pattern, q, k, v, self.config.blocks)
-        return self._finish(h, attended), (k, v)
+    def __call__(
+        self, h: Float[Array, "b t d"], pattern: Pattern, encoded: Float[Array, "b s d"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """The layer over a whole sequence."""
+        return self._finish(h, attend_all(pattern, *self._project(h, pattern, encoded), self.config.layout))
+
+    def weights(
+        self, h: Float[Array, "b t d"], pattern: Pattern, encoded: Float[Array, "b s d"] | None = None
+    ) -> Float[Array, "*c h q _"]:
+        """The layer's attention weights (see `attention.record_weights`)."""
+        q, k, _ = self._project(h, pattern, encoded)
+        return record_weights(pattern, q, k, self.config.layout)
+
+    def chunk(
+        self,
+        h: Float[Array, "b t d"],
+        pattern: Pattern,
+        cache: LayerCache,
+        position: Int[Array, ""],
+        count: Int[Array, ""],
+    ) -> tuple[Float[Array, "b t d"], LayerCache]:
+        """The layer for the tokens at `position` and after, of which the first `count` enter the cache."""
+        projected = self._project(h, pattern, None)
+        attended, cache = attend_chunk(pattern, cache, *projected, self.config.layout, position, count)
+        return self._finish(h, attended), cache
 
     def step(
         self, h: Float[Array, "b d"], pattern: Pattern, cache: LayerCache, position: Int[Array, ""]
     ) -> tuple[Float[Array, "b d"], LayerCache]:
         """The layer for the one token at `position`."""
-        c = self.config
-        q, k, v = self._project(h)
-        attended, cache = attend_next(pattern, cache, q, k, v, c.blocks, c.block_ctx, position)
+        projected = self._project(h, pattern, None)
+        attended, cache = attend_next(pattern, cache, *projected, self.config.layout, position)
         return self._finish(h, attended), cache
 
-    def _project(self, h: Float[Array, "*b d"]) -> list[Float[Array, "*b h k"]]:
-        heads = self.config.heads
-        qkv = self.qkv(self.norm_attention(h))
-        return [x.reshape(*x.shape[:-1], heads, -1) for x in jnp.split(qkv, 3, axis=-1)]
+    def encoder_cache(self, encoded: Float[Array, "b s d"]) -> LayerCache:
+        """Keys and values of the encoder's states, for a layer that looks at them."""
+        return LayerCache(*self._split(self.qkv(encoded, slice(self.config.state, None)), 2))
+
+    def _project(
+        self, h: Float[Array, "*b d"], pattern: Pattern, encoded: Float[Array, "b s d"] | None
+    ) -> list[Array | None]:
+        """Queries, keys and values (*b, h, k); no keys and values for a layer whose cache already holds them."""
+        normed = self.norm_attention(h)
+        if pattern != Pattern.ENCODER:
+            return self._split(self.qkv(normed), 3)
+        (q,) = self._split(self.qkv(normed, slice(self.config.state)), 1)
+        if encoded is None:
+            return [q, None, None]
+        cache = self.encoder_cache(encoded.astype(h.dtype))
+        return [q, cache.k, cache.v]
+
+    def _split(self, x: Float[Array, "*b f"], parts: int) -> list[Float[Array, "*b h k"]]:
+        return [part.reshape(*part.shape[:-1], self.config.heads, -1) for part in jnp.split(x, parts, axis=-1)]
 
     def _finish(self, h: Float[Array, "*b d"], attended: Float[Array, "*b h k"]) -> Float[Array, "*b d"]:
         a = self.attention_out(attended.reshape(*h.shape[:-1], -1))
@@ -167,13 +217,11 @@ class Block(nn.Module):
         return h + a + m
 
 
-def quick_gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """x * sigmoid(1.702 x)."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
 class Transformer(nn.Module):
-    """The stack. All layers' parameters stand in one tree with a leading `layers` axis, however they are scanned."""
+    """The stack. All layers' parameters stand in one tree with a leading `layers` axis, however they are scanned.
+
+    `encoded` is, for the attention orders that need it, the states of the lyric encoder (b, s, d).
+    """
 
     config: TransformerConfig
 
@@ -185,19 +233,34 @@ class Transformer(nn.Module):
         dummy = jnp.zeros((1, c.context, c.width), jnp.float32)
         keys = jax.random.split(key, c.depth)
         stacked = jax.vmap(lambda key: Block(c, parent=None).init(key, dummy, Pattern.ROW)["params"])(keys)
+        # Layers that look at the encoder start as if they were not there.
+        counts = jnp.asarray([pattern != Pattern.ENCODER for pattern in c.patterns], jnp.float32)[:, None, None]
+        for name in ("attention_out", "mlp_out"):
+            stacked[name]["kernel"] = jax.tree.map(lambda x: x * counts, stacked[name]["kernel"])
         return meta.add_axis(stacked, 0, {meta.PARTITION_NAME: "layers"})
 
-    def __call__(self, h: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        """All layers over a full sequence; float32 in and out, `config.dtype` inside."""
-        c = self.config
-        h = h.astype(c.dtype)
-        for segment in segments(c.patterns):
+    def __call__(self, h: Float[Array, "b t d"], encoded: Float[Array, "b s d"] | None = None) -> Float[Array, "b t d"]:
+        """All layers over a whole sequence; float32 in and out, `config.dtype` inside."""
+        return self._run(h, encoded, self.config.depth).astype(jnp.float32)
+
+    def weights(
+        self, h: Float[Array, "b t d"], layer: int, encoded: Float[Array, "b s d"] | None = None
+    ) -> Float[Array, "*c h q _"]:
+        """Attention weights of one layer (see `attention.record_weights`)."""
+        h = self._run(h, encoded, layer)
+        params = {"params": self._params_of(layer)}
+        return Block(self.config, parent=None).apply(params, h, self.config.patterns[layer], encoded, method="weights")
+
+    def _run(self, h: Array, encoded: Array | None, depth: int) -> Array:
+        """The first `depth` layers, in `config.dtype`."""
+        h = h.astype(self.config.dtype)
+        for segment in segments(self.config.patterns[:depth]):
             period, scanned = len(segment.patterns), segment.repeats > 1
 
             def run(h, layers, patterns=segment.patterns, scanned=scanned):
                 for index, pattern in enumerate(patterns):
                     layer = jax.tree.map(lambda x, index=index: x[index], layers)
-                    h = self._layer(pattern, scanned)(h, layer)
+                    h = self._layer(Pattern(pattern), scanned)(h, layer, encoded)
                 return h, None
 
             layers = jax.tree.map(lambda x, s=segment: x[s.start : s.stop], self.layers)
@@ -206,44 +269,51 @@ class Transformer(nn.Module):
             else:
                 grouped = jax.tree.map(lambda x, s=segment, p=period: x.reshape(s.repeats, p, *x.shape[1:]), layers)
                 h, _ = jax.lax.scan(run, h, grouped)
-        return h.astype(jnp.float32)
+        return h
 
     def _layer(self, pattern: Pattern, scanned: bool):
-        def layer(h, params):
+        def layer(h, params, encoded):
             h = nn.with_logical_constraint(h, ("batch", "time", "width"))
-            return Block(self.config, parent=None).apply({"params": params}, h, pattern)[0]
+            return Block(self.config, parent=None).apply({"params": params}, h, pattern, encoded)
 
         # Inside a scan nothing is gained from the barriers that keep XLA from undoing the rematerialisation.
         return jax.checkpoint(layer, prevent_cse=not scanned) if self.config.remat == "block" else layer
 
-    def empty_caches(self, batch: int) -> tuple[LayerCache, ...]:
+    def empty_caches(self, batch: int, encoded: Float[Array, "b s d"] | None = None) -> tuple[LayerCache, ...]:
         """Caches of all layers before the first token."""
-        c = self.config
-        sizes = (batch, c.context, c.blocks, c.heads, c.state // c.heads, jnp.dtype(c.dtype))
-        return tuple(empty_cache(pattern, *sizes) for pattern in c.patterns)
-
-    def fill_caches(self, h: Float[Array, "b t d"], position: Int[Array, ""]) -> tuple[LayerCache, ...]:
-        """Caches of all layers as they stand before `position`, from one pass over a full-length input.
-
-        Inputs at `position` and after do not matter: every pattern is causal.
-        """
         c, caches = self.config, []
-        h = h.astype(c.dtype)
         for index, pattern in enumerate(c.patterns):
-            h, (k, v) = Block(c, parent=None).apply({"params": self._params_of(index)}, h, pattern)
-            caches.append(fill_cache(pattern, k, v, c.blocks, position))
+            if pattern == Pattern.ENCODER:
+                params = {"params": self._params_of(index)}
+                cache = Block(c, parent=None).apply(params, encoded.astype(c.dtype), method="encoder_cache")
+            else:
+                cache = empty_cache(pattern, batch, c.layout, c.heads, c.state // c.heads, jnp.dtype(c.dtype))
+            caches.append(cache)
         return tuple(caches)
+
+    def chunk(
+        self,
+        h: Float[Array, "b t d"],
+        caches: tuple[LayerCache, ...],
+        position: Int[Array, ""],
+        count: Int[Array, ""],
+    ) -> tuple[Float[Array, "b t d"], tuple[LayerCache, ...]]:
+        """All layers for the tokens at `position` and after, of which the first `count` enter the caches."""
+        return self._through(h, caches, position, count, method="chunk")
 
     def step(
         self, h: Float[Array, "b d"], caches: tuple[LayerCache, ...], position: Int[Array, ""]
     ) -> tuple[Float[Array, "b d"], tuple[LayerCache, ...]]:
         """All layers for the one token at `position`."""
+        return self._through(h, caches, position, method="step")
+
+    def _through(self, h: Array, caches: tuple[LayerCache, ...], *where: Array, method: str):
         c, updated = self.config, []
         h = h.astype(c.dtype)
         # Unrolled: scanning would copy each layer's weights and caches out of their stack at every token.
         for index, (pattern, cache) in enumerate(zip(c.patterns, caches, strict=True)):
             params = {"params": self._params_of(index)}
-            h, cache = Block(c, parent=None).apply(params, h, pattern, cache, position, method="step")
+            h, cache = Block(c, parent=None).apply(params, h, pattern, cache, *where, method=method)
             updated.append(cache)
         return h.astype(jnp.float32), tuple(updated)
 

@@ -8,7 +8,7 @@ from math import prod
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.codebook import Codebook, look_up, nearest
@@ -170,9 +170,10 @@ def untrained_codebooks(config: VQVAEConfig) -> tuple[Codebook, ...]:
     return tuple(Codebook.empty(config.codes, config.emb_width) for _ in range(config.levels))
 
 
-def zeros_like_audio(config: VQVAEConfig) -> Float[Array, "1 t 1"]:
-    """The smallest audio every level accepts, for `init`."""
-    return jnp.zeros((1, config.hops[-1], 1), jnp.float32)
+def init_codec(config: VQVAEConfig, key: Key[Array, ""]) -> dict:
+    """Fresh parameters, boxed with their logical axes."""
+    shortest = jnp.zeros((1, config.hops[-1], 1), jnp.float32)
+    return VQVAE(config).init(key, shortest)["params"]
 
 
 def flops_per_sample(config: VQVAEConfig) -> float:

@@ -1,4 +1,4 @@
-"""One window of tokens: a compiled prefill of what is given, then a compiled loop, one token a turn, on the device."""
+"""One window of tokens: what is given is taken in by chunks, then a compiled loop samples a token a turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from jaxtyping import Array, Float, Int, Key
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.attention import LayerCache
-from jukebox_jax.models.prior import Conditioning, Prior, PriorConfig
+from jukebox_jax.models.autoregressive import Conditioning
+from jukebox_jax.models.prior import Prior, PriorConfig, music_codes, sequence
+
+#: Known tokens taken in at once: enough to keep an accelerator busy, few enough for its memory.
+PREFILL_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ def song_keys(seed: int, songs: Int[Array, " b"], level: int) -> Key[Array, " b"
     return jax.vmap(lambda song: jax.random.fold_in(jax.random.fold_in(base, song), level))(songs)
 
 
+def chunk_sizes(length: int, chunk: int) -> list[int]:
+    """How `length` known tokens are taken in: chunks of `chunk`, the last with what remains."""
+    return [min(chunk, length - start) for start in range(0, length, chunk)]
+
+
 def sample_window(
     config: PriorConfig,
     sampling: SamplingConfig,
@@ -66,26 +75,32 @@ def sample_window(
     given: int,
     target: int,
     first: int,
+    chunk: int = PREFILL_CHUNK,
 ) -> Int[Array, "b t"]:
-    """Samples positions `given` .. `target` - 1 of a window.
+    """Samples codes `given` .. `target` - 1 of a window.
 
     Args:
       batch: `tokens` (b, n_ctx), of which the first `given` are read, and the conditioning inputs of `Prior.condition`.
       keys: one per song, of `song_keys`.
-      first: position in the whole level of the window's first token; a token's key is folded from its own position,
+      first: position in the whole level of the window's first code; a code's key is folded from its own position,
         so it depends neither on the other songs of the batch nor on how windows are cut.
+      chunk: known tokens taken in at once; it bounds memory and changes results by rounding only.
 
     Returns:
-      `tokens` with the new ones filled in.
+      `tokens` with the new codes filled in.
     """
     conditioning = _condition(config, params, batch)
-    position = jnp.asarray(given, jnp.int32)
-    if given:
-        caches = _prefill(config, params, batch["tokens"], conditioning, position)
-    else:
-        caches = _empty(config, params, batch["tokens"].shape[0])
-    scalars = (position, jnp.asarray(target, jnp.int32), jnp.asarray(first, jnp.int32))
-    return _decode(config, sampling, params, caches, batch["tokens"], conditioning, keys, *scalars)
+    tokens = sequence(config, batch)
+    caches = _empty(config, params, tokens.shape[0], conditioning)
+    known = config.prefix + given
+    position, chunk = 0, min(chunk, config.transformer.context)
+    for count in chunk_sizes(known, chunk):
+        caches = _prefill(
+            config, chunk, params, caches, tokens, jnp.asarray(position), jnp.asarray(count), conditioning
+        )
+        position += count
+    scalars = [jnp.asarray(x, jnp.int32) for x in (known, config.prefix + target, first - config.prefix)]
+    return music_codes(config, _decode(config, sampling, params, caches, tokens, conditioning, keys, *scalars))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -94,13 +109,17 @@ def _condition(config: PriorConfig, params: dict, batch: dict[str, Array]) -> Co
 
 
 @partial(jax.jit, static_argnums=(0, 2))
-def _empty(config: PriorConfig, params: dict, batch: int) -> tuple[LayerCache, ...]:
-    return Prior(config).apply({"params": params}, batch, method="empty_caches")
+def _empty(config: PriorConfig, params: dict, batch: int, conditioning: Conditioning) -> tuple[LayerCache, ...]:
+    return Prior(config).apply({"params": params}, batch, conditioning, method="empty_caches")
 
 
-@partial(jax.jit, static_argnums=0)
-def _prefill(config: PriorConfig, params: dict, tokens, conditioning, position) -> tuple[LayerCache, ...]:
-    return Prior(config).apply({"params": params}, tokens, conditioning, position, method="prefill")
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _prefill(config, chunk, params, caches, tokens, position, count, conditioning) -> tuple[LayerCache, ...]:
+    # A token's predecessor is its input; the first one's is ignored.
+    previous = jnp.pad(tokens, ((0, 0), (1, chunk)))
+    previous = jax.lax.dynamic_slice_in_dim(previous, position, chunk, axis=1)
+    arguments = (caches, previous, position, count, conditioning)
+    return Prior(config).apply({"params": params}, *arguments, method="chunk")[1]
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, codec_losses
-from jukebox_jax.models.vqvae import VQVAE, VQVAEConfig, flops_per_sample, untrained_codebooks, zeros_like_audio
+from jukebox_jax.models.vqvae import VQVAEConfig, flops_per_sample, init_codec, untrained_codebooks
 from jukebox_jax.training.task import Task
 
 
@@ -14,7 +14,7 @@ def codec_task(model: VQVAEConfig, loss: CodecLossConfig, bandwidth: Bandwidth, 
     """Training on windows of mono audio: batches hold `audio`, float32 (b, window_samples, 1)."""
 
     def init(key):
-        params = VQVAE(model).init(key, zeros_like_audio(model))["params"]
+        params = init_codec(model, key)
         return params, untrained_codebooks(model)
 
     def loss_fn(params, codebooks, batch, key):

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec, bits_per_token, flops_per_token
+from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec, flops_per_window, init_params, prior_loss
 from jukebox_jax.training.task import Task
 
 
 def prior_task(model: PriorConfig) -> Task:
-    """Training on windows of codes; the loss is in bits per token, and so is the metric `bits_per_token`."""
-    spec = batch_spec(model)
+    """Training on windows of codes.
 
+    The loss is in bits per token, and so are the metrics `bits_per_token`, of the music alone, and, with lyrics,
+    `lyric_bits_per_token`.
+    """
     def init(key):
-        batch = {name: jnp.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in spec.items()}
-        return Prior(model).init(key, batch)["params"], {}
+        return init_params(model, key), {}
 
     def loss_fn(params, model_state, batch, key):
         del key  # every dropout rate of the original is zero
-        loss = bits_per_token(Prior(model).apply({"params": params}, batch), batch["tokens"])
-        return loss, model_state, {"bits_per_token": loss}
+        bits = Prior(model).apply({"params": params}, batch, method="bits")
+        metrics = {"bits_per_token": jnp.mean(bits.music)}
+        if model.lyrics is not None:
+            metrics["lyric_bits_per_token"] = jnp.mean(bits.lyrics)
+        return prior_loss(model, bits), model_state, metrics
 
     return Task(
         init=init,
         loss=loss_fn,
-        flops_per_example=3 * flops_per_token(model) * model.n_ctx,
-        batch_spec=spec,
+        flops_per_example=3 * flops_per_window(model),
+        batch_spec=batch_spec(model),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
-from jukebox_jax.models.prior import Prior, PriorConfig, bits_per_token, flops_per_token
+from jukebox_jax.models.lyrics import LyricConfig, LyricEncoderConfig
+from jukebox_jax.models.prior import Prior, PriorConfig, flops_per_window, init_params, prior_loss, sequence
 from jukebox_jax.models.transformer import segments
 
 TOP = PriorConfig(
@@ -31,6 +33,9 @@ TOP = PriorConfig(
 )
 UPSAMPLER = dataclasses.replace(TOP, level=1, conditioner=ConditionerConfig(width=8, depth=3, dilation_cycle=2))
 PLAIN = dataclasses.replace(TOP, labels=None)
+ENCODER = LyricEncoderConfig(width=12, depth=4, heads=3, blocks=3, attention_multiplier=0.5, init_scale=5.0)
+SEPARATE = dataclasses.replace(TOP, attention_order=6, lyrics=LyricConfig(9, 11, encoder=ENCODER))
+SINGLE = dataclasses.replace(TOP, attention_order=12, depth=17, lyrics=LyricConfig(8, 11), init_scale=2.0)
 
 
 def make_batch(config: PriorConfig, seed: int = 0, size: int = 3) -> dict[str, jax.Array]:
@@ -43,24 +48,38 @@ def make_batch(config: PriorConfig, seed: int = 0, size: int = 3) -> dict[str, j
     elif config.labels:
         batch["total_bins"] = rng.integers(0, 8, size)
         batch |= {f"{name}_bins": rng.integers(0, 8, (size, config.n_ctx)) for name in ("absolute", "relative")}
+    if config.lyrics:
+        batch["lyrics"] = rng.integers(0, config.lyrics.vocabulary, (size, config.lyrics.tokens))
     return {name: jnp.asarray(value, jnp.int32) for name, value in batch.items()}
 
 
 def make_params(config: PriorConfig):
-    return meta.unbox(jax.jit(Prior(config).init)(jax.random.key(0), make_batch(config)))
+    """Fresh parameters, with everything that starts at zero made to matter."""
+    params = meta.unbox(jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)))
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    noise = [jnp.asarray(rng.normal(size=leaf.shape) * 0.02 * config.init_scale, jnp.float32) for leaf in leaves]
+    return {"params": jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)])}
 
 
-@pytest.mark.parametrize("order", [0, 1, 2, 9])
 @pytest.mark.parametrize(
-    "config",
+    ("config", "order"),
     [
-        TOP,
-        UPSAMPLER,
-        PLAIN,
-        dataclasses.replace(TOP, merged_decoder=True),
-        dataclasses.replace(TOP, residual_scale=True),
+        (TOP, 0),
+        (TOP, 1),
+        (UPSAMPLER, 2),
+        (PLAIN, 9),
+        (dataclasses.replace(TOP, merged_decoder=True), 2),
+        (dataclasses.replace(TOP, residual_scale=True), 2),
+        (PLAIN, 3),
+        (dataclasses.replace(TOP, spread=3), 4),
+        (TOP, 5),
+        (SEPARATE, 6),
+        (dataclasses.replace(SEPARATE, merged_decoder=True, depth=10), 8),
+        (SINGLE, 12),
+        (dataclasses.replace(SINGLE, merged_decoder=True), 12),
     ],
-    ids=["top", "upsampler", "plain", "merged", "residual_scale"],
+    ids=lambda value: str(value) if isinstance(value, int) else "",
 )
 def test_decoding_with_caches_equals_the_full_forward(config, order):
     config = dataclasses.replace(config, attention_order=order)
@@ -68,31 +87,39 @@ def test_decoding_with_caches_equals_the_full_forward(config, order):
     full = jax.jit(model.apply)(params, batch)
     assert float(jnp.std(full)) > 0.05  # logits that say something
     conditioning = model.apply(params, batch, method="condition")
+    tokens = sequence(config, batch)
+    previous = jnp.pad(tokens, ((0, 0), (1, 5)))
     step = jax.jit(lambda *args: model.apply(params, *args, method="step"))
-    for given_tokens in (0, 13):
-        if given_tokens:
-            tokens = batch["tokens"].at[:, given_tokens:].set(0)
-            caches = model.apply(params, tokens, conditioning, jnp.asarray(given_tokens), method="prefill")
-        else:
-            caches = model.apply(params, 3, method="empty_caches")
-        for i in range(given_tokens, config.n_ctx):
-            logits, caches = step(caches, batch["tokens"][:, max(i - 1, 0)], jnp.asarray(i), conditioning)
-            np.testing.assert_allclose(logits, full[:, i], atol=1e-5)
+    chunk = jax.jit(lambda *args: model.apply(params, *args, method="chunk"))
+    for known in (0, 13):
+        caches, position = model.apply(params, 3, conditioning, method="empty_caches"), 0
+        while position < known:
+            count = min(5, known - position)
+            arguments = (previous[:, position : position + 5], jnp.asarray(position), jnp.asarray(count), conditioning)
+            logits, caches = chunk(caches, *arguments)
+            np.testing.assert_allclose(logits[:, :count], full[:, position : position + count], atol=2e-5)
+            position += count
+        for i in range(known, tokens.shape[1]):
+            logits, caches = step(caches, previous[:, i], jnp.asarray(i), conditioning)
+            np.testing.assert_allclose(logits, full[:, i], atol=2e-5)
 
 
-@pytest.mark.parametrize("config", [TOP, UPSAMPLER, PLAIN], ids=["top", "upsampler", "plain"])
+@pytest.mark.parametrize("config", [TOP, UPSAMPLER, PLAIN, SEPARATE, SINGLE], ids=str)
 def test_a_token_changes_nothing_before_it(config):
     params, batch = make_params(config), make_batch(config)
     changed = batch | {"tokens": batch["tokens"].at[:, 17].add(1) % config.codes}
     before, after = (Prior(config).apply(params, b) for b in (batch, changed))
-    np.testing.assert_array_equal(before[:, :18], after[:, :18])
-    assert float(jnp.max(jnp.abs(before[:, 18:] - after[:, 18:]))) > 1e-3
+    same = config.prefix + 18
+    np.testing.assert_array_equal(before[:, :same], after[:, :same])
+    assert float(jnp.max(jnp.abs(before[:, same:] - after[:, same:]))) > 1e-3
 
 
 def test_conditioning_reaches_the_logits():
     for config, names in (
         (TOP, ("artist", "genres", "total_bins", "absolute_bins", "relative_bins")),
         (UPSAMPLER, ("artist", "upper")),
+        (SEPARATE, ("lyrics",)),
+        (SINGLE, ("lyrics",)),
     ):
         params, batch = make_params(config), make_batch(config)
         logits = Prior(config).apply(params, batch)
@@ -114,7 +141,7 @@ def test_remat_and_scan_do_not_change_gradients():
     params = make_params(TOP)
 
     def gradients(config):
-        loss = lambda p: bits_per_token(Prior(config).apply(p, batch), batch["tokens"])  # noqa: E731
+        loss = lambda p: prior_loss(config, Prior(config).apply(p, batch, method="bits"))  # noqa: E731
         return jax.jit(jax.grad(loss))(params)
 
     deep = dataclasses.replace(TOP, remat="none")
@@ -138,16 +165,19 @@ def test_segments_of_the_released_orders():
 def test_model_size_and_operations():
     """Parameter count of a recipe in the specification, and operations against XLA's own count."""
     small = PriorConfig(level=1, codes=1024)
-    shapes = jax.eval_shape(
-        lambda: meta.unbox(Prior(small).init(jax.random.key(0), {"tokens": jnp.zeros((1, 8192), jnp.int32)}))
-    )
+    shapes = jax.eval_shape(lambda: meta.unbox(init_params(small, jax.random.key(0))))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 160_814_080
 
-    config = dataclasses.replace(PLAIN, depth=3, width=64, codes=256, n_ctx=256, blocks=16, remat="none")
-    batch = make_batch(config, size=1)
-    lowered = jax.jit(Prior(config).apply).lower(make_params(config), batch)
-    counted = lowered.compile().cost_analysis()["flops"]
-    assert flops_per_token(config) * config.n_ctx == pytest.approx(counted, rel=0.15)
+    sizes = {"width": 64, "codes": 256, "n_ctx": 256, "blocks": 16, "remat": "none"}
+    encoder = dataclasses.replace(ENCODER, width=32, blocks=8, heads=2)
+    for config in (
+        dataclasses.replace(PLAIN, depth=3, **sizes),
+        dataclasses.replace(SEPARATE, depth=4, lyrics=LyricConfig(64, 80, encoder=encoder), **sizes),
+    ):
+        batch = make_batch(config, size=1)
+        forward = jax.jit(partial(Prior(config).apply, method="bits"))
+        counted = forward.lower(make_params(config), batch).compile().cost_analysis()["flops"]
+        assert flops_per_window(config) == pytest.approx(counted, rel=0.2)
 
 
 DEEP = """

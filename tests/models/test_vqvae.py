@@ -17,14 +17,13 @@ from jukebox_jax.models.vqvae import (
     encode,
     encoder_reach,
     flops_per_sample,
-    zeros_like_audio,
 )
 
 TINY = VQVAEConfig(widths=(8, 4, 4), depths=(2, 2, 1), emb_width=8, codes=16)
 
 
 def make_codec(config: VQVAEConfig) -> Codec:
-    params = meta.unbox(jax.jit(VQVAE(config).init)(jax.random.key(0), zeros_like_audio(config)))["params"]
+    params = meta.unbox(jax.jit(init_codec, static_argnums=0)(config, jax.random.key(0)))
     rng = np.random.default_rng(0)
     # Codes near the latents' scale, so that different latents get different codes.
     audio = jnp.asarray(rng.normal(size=(1, config.hops[-1] * 64, 1)) * 0.3, jnp.float32)
@@ -46,7 +45,7 @@ def test_hops_and_lengths():
 
 
 def test_the_released_model_has_its_number_of_parameters():
-    shapes = jax.eval_shape(lambda: VQVAE(VQVAEConfig()).init(jax.random.key(0), zeros_like_audio(VQVAEConfig())))
+    shapes = jax.eval_shape(lambda: init_codec(VQVAEConfig(), jax.random.key(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 1_485_763
 
 
@@ -115,7 +114,7 @@ def test_nothing_beyond_the_reach_moves_a_latent():
 
 def test_operations_are_counted():
     config = VQVAEConfig(widths=(16, 16, 16), depths=(2, 2, 2), emb_width=16, dilation_growth=1)
-    params = meta.unbox(VQVAE(config).init(jax.random.key(0), zeros_like_audio(config)))
+    params = {"params": meta.unbox(init_codec(config, jax.random.key(0)))}
     audio = jnp.zeros((1, 1024, 1))
     counted = jax.jit(VQVAE(config).apply).lower(params, audio).compile().cost_analysis()["flops"]
     assert flops_per_sample(config) * 1024 == pytest.approx(counted, rel=0.25)

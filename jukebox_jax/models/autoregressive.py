@@ -1,0 +1,125 @@
+"""The autoregressive core: tokens in, next tokens out (spec: priors, section 2).
+
+It is the music decoder of every prior, and without its output also the lyric encoder.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jukebox_jax.models.attention import LayerCache
+from jukebox_jax.models.convolution import uniform_init
+from jukebox_jax.models.layers import embedding
+from jukebox_jax.models.transformer import Transformer, TransformerConfig
+
+
+@struct.dataclass
+class Conditioning:
+    """What stays the same while tokens change.
+
+    Attributes:
+      start: (b, d), stands where the first token has no predecessor; None: the core's own start embedding.
+      inputs: (b, t or 1, d), added at every position; None: nothing.
+      encoded: (b, s, d), the states of a lyric encoder; None: there is none.
+    """
+
+    start: Float[Array, "b d"] | None = None
+    inputs: Float[Array, "b _ d"] | None = None
+    encoded: Float[Array, "b s d"] | None = None
+
+
+class Autoregressive(nn.Module):
+    """Embeddings, transformer, and the output projection: the token embeddings again, or its own if `merged`.
+
+    `merged` is what the configurations of the two 5B models call merged_decoder: they also add `inputs` only before
+    the transformer, where the others add them once more after it.
+    """
+
+    config: TransformerConfig
+    vocabulary: int
+    merged: bool = False
+    own_start: bool = True
+
+    def setup(self):
+        c = self.config
+        self.tokens = embedding(self, "tokens", self.vocabulary, c.width, 0.02 * c.init_scale, "vocab")
+        self.positions = embedding(self, "positions", c.context, c.width, 0.01 * c.init_scale)
+        self.transformer = Transformer(c)
+        if self.own_start:
+            self.start = embedding(self, "start", 1, c.width, 0.01 * c.init_scale)
+        if self.merged:
+            init = nn.with_logical_partitioning(uniform_init(c.width), ("vocab", "width"))
+            self.output = self.param("output", init, (self.vocabulary, c.width), jnp.float32)
+
+    def __call__(self, tokens: Int[Array, "b t"], conditioning: Conditioning) -> Float[Array, "b t v"]:
+        """Teacher-forced logits: those at position i predict `tokens[:, i]` from the tokens before it."""
+        return self.logits(self.states(tokens, conditioning))
+
+    def states(self, tokens: Int[Array, "b t"], conditioning: Conditioning) -> Float[Array, "b t d"]:
+        """What stands before the output projection; causal and shifted: state i has seen the tokens before i."""
+        h = self.transformer(self._embed_all(tokens, conditioning), conditioning.encoded)
+        return self._leave(h, conditioning.inputs)
+
+    def logits(self, states: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+        """The output projection."""
+        return states @ (self.output if self.merged else self.tokens).T
+
+    def weights(self, tokens: Int[Array, "b t"], conditioning: Conditioning, layer: int) -> Float[Array, "*c h q _"]:
+        """Attention weights of one layer of the teacher-forced pass (see `attention.record_weights`)."""
+        return self.transformer.weights(self._embed_all(tokens, conditioning), layer, conditioning.encoded)
+
+    def empty_caches(self, batch: int, conditioning: Conditioning) -> tuple[LayerCache, ...]:
+        """Caches before the first token."""
+        return self.transformer.empty_caches(batch, conditioning.encoded)
+
+    def chunk(
+        self,
+        caches: tuple[LayerCache, ...],
+        previous: Int[Array, "b t"],
+        position: Int[Array, ""],
+        count: Int[Array, ""],
+        conditioning: Conditioning,
+    ) -> tuple[Float[Array, "b t v"], tuple[LayerCache, ...]]:
+        """Logits of the tokens at `position` and after, given for each the one before it; only the first `count`
+        are real: the others do not enter the caches, and their logits are without meaning."""
+        # Positions past the end belong to tokens that are not real: any embedding does for them.
+        where = jnp.minimum(position + jnp.arange(previous.shape[1]), self.config.context - 1)
+        here = self._inputs_at(conditioning.inputs, where)
+        tokens = jnp.where((where == 0)[:, None], self._start(conditioning)[:, None], self.tokens[previous])
+        h, caches = self.transformer.chunk(tokens + self.positions[where] + here, caches, position, count)
+        return self.logits(self._leave(h, here)), caches
+
+    def step(
+        self,
+        caches: tuple[LayerCache, ...],
+        previous: Int[Array, " b"],
+        position: Int[Array, ""],
+        conditioning: Conditioning,
+    ) -> tuple[Float[Array, "b v"], tuple[LayerCache, ...]]:
+        """Logits of the token at `position`, given the one before it (ignored at position 0)."""
+        here = self._inputs_at(conditioning.inputs, position)
+        token = jnp.where(position == 0, self._start(conditioning), self.tokens[previous])
+        h, caches = self.transformer.step(token + self.positions[position] + here, caches, position)
+        return self.logits(self._leave(h, here)), caches
+
+    def _start(self, conditioning: Conditioning) -> Float[Array, "_ d"]:
+        return self.start if conditioning.start is None else conditioning.start
+
+    def _inputs_at(self, inputs: Array | None, where: Int[Array, "*t"]) -> Float[Array, ...]:
+        if inputs is None:
+            return jnp.zeros((1,) * (where.ndim + 1) + (self.config.width,), jnp.float32)
+        # One row of inputs stands for all positions.
+        return jnp.take(inputs, jnp.minimum(where, inputs.shape[1] - 1), axis=1)
+
+    def _embed_all(self, tokens: Int[Array, "b t"], conditioning: Conditioning) -> Float[Array, "b t d"]:
+        start = jnp.broadcast_to(self._start(conditioning), (tokens.shape[0], self.config.width))
+        h = jnp.concatenate([start[:, None], self.tokens[tokens[:, :-1]]], axis=1) + self.positions
+        if conditioning.inputs is not None:
+            h = h + conditioning.inputs
+        return nn.with_logical_constraint(h, ("batch", "time", "width"))
+
+    def _leave(self, h: Float[Array, "*b d"], inputs: Array | None) -> Float[Array, "*b d"]:
+        return h if self.merged or inputs is None else h + inputs

@@ -1,0 +1,50 @@
+"""What the transformers and their conditioning are made of: linear layers, layer norms, embeddings."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def embedding(module: nn.Module, name: str, rows: int, width: int, std: float, axis: str | None = None) -> Array:
+    """A (rows, width) parameter drawn with standard deviation `std`."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(std), (axis, "width"))
+    return module.param(name, init, (rows, width), jnp.float32)
+
+
+class Linear(nn.Module):
+    """y = x w + b with float32 parameters used in the dtype of x; w is (in, out) with std `std`, b starts at zero."""
+
+    features: int
+    std: float
+    axes: tuple[str, str]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"], columns: slice = slice(None)) -> Float[Array, "*b f"]:
+        """All features, or those of some `columns` only."""
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (self.axes[1],))
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+        return x @ kernel[:, columns].astype(x.dtype) + bias[columns].astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (eps 1e-5, biased variance) in float32, returned in the dtype of x."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("width",)), shape, jnp.float32)
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("width",)), shape, jnp.float32)
+        h = x.astype(jnp.float32)
+        h = h - jnp.mean(h, axis=-1, keepdims=True)
+        h = h * jax.lax.rsqrt(jnp.mean(jnp.square(h), axis=-1, keepdims=True) + 1e-5)
+        return (h * scale + bias).astype(x.dtype)
+
+
+def quick_gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """x * sigmoid(1.702 x)."""
+    return x * jax.nn.sigmoid(1.702 * x)
