@@ -28,6 +28,7 @@ setup(
     entry_points={"console_scripts": ["jukebox-jax = jukebox_jax.cli.main:main"]},
     install_requires=[
         "absl-py",
+        "anyascii>=0.3",
         # array_record has no current wheel for Windows; TFDS itself asks for it on Linux only.
         "array_record>=0.8; sys_platform != 'win32'",
         "etils[epath]",
@@ -54,10 +55,15 @@ setup(
         "cuda": ["jax[cuda13]"],
         "beam": ["apache-beam>=2.70"],
         "gcs": ["gcsfs"],
+        # GPL. How the released models spell lyrics; later versions spell some characters otherwise.
+        "openai": ["Unidecode>=1.1.1,<=1.3.4"],
         "torch": ["torch>=2.4"],
         "notebook": ["ipykernel", "jupyterlab", "nbclient"],
         "corpus": ["music21>=9"],
-        "dev": ["beartype>=0.20", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
+        "dev": [
+            *("beartype>=0.20", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"),
+            "Unidecode>=1.1.1,<=1.3.4",
+        ],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -4,19 +4,24 @@
 
 Variants
     demo_top, demo_upsampler_1, demo_upsampler_0   what `make demo` trains: a minute each on two CPU cores.
-    small, small_labelled, small_upsampler         the original's recipes for one accelerator, over a two-level codec
-                                                   (levels 1 and 0), without and with labels.
-    5b                                             the released top prior without lyrics, 5.04 billion parameters.
+    small, small_upsampler                         the original's recipes for one accelerator, over a two-level codec
+                                                   (levels 1 and 0), without labels.
+    small_labelled, small_lyrics, small_lyrics_encoder
+                                                   a small top prior over the released codec, with labels, and with
+                                                   lyrics in the same sequence or through an encoder of their own.
+    5b, 5b_lyrics, 1b_lyrics                       the released top priors: 5.0, 5.6 and 0.9 billion parameters.
     upsampler_1, upsampler_0                       the released upsamplers, one billion parameters each.
 
-Labels take the names of the dataset: `model.labels.artists=0` means as many rows as it has names.
+Labels take the names of the dataset: `model.labels.artists=0` means as many rows as it has names. To go on from
+released weights, import them (`jukebox-jax import-openai`) and add --init FOLDER: the labels are then the checkpoint's.
 """
 
 import dataclasses
 from functools import partial
 
 from jukebox_jax.errors import UserError
-from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
+from jukebox_jax.interop import released
+from jukebox_jax.labels.lyrics import LyricText
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.recipe import prior_run
 from jukebox_jax.training.config import OptimizerConfig, TrainConfig
@@ -29,22 +34,29 @@ def get_config(variant: str = "demo_top") -> PriorRun:
         "demo_top": partial(prior_run, 2),
         "demo_upsampler_1": partial(prior_run, 1),
         "demo_upsampler_0": partial(prior_run, 0),
-        "small": small,
-        "small_labelled": small_labelled,
-        "small_upsampler": small_upsampler,
-        "5b": prior_5b,
-        "upsampler_1": partial(upsampler, 1),
-        "upsampler_0": partial(upsampler, 0),
+        "small": partial(small, released.SMALL_PRIOR),
+        "small_upsampler": partial(small, released.SMALL_UPSAMPLER),
+        "small_labelled": partial(small, released.SMALL_LABELLED_PRIOR),
+        "small_lyrics": partial(small, released.SMALL_SINGLE_ENC_DEC_PRIOR),
+        "small_lyrics_encoder": partial(small, released.SMALL_SEP_ENC_DEC_PRIOR),
+        "5b": partial(top, released.PRIOR_5B, b2=0.925),
+        "5b_lyrics": partial(top, released.PRIOR_5B_LYRICS),
+        "1b_lyrics": partial(top, released.PRIOR_1B_LYRICS),
+        "upsampler_1": partial(upsampler, released.UPSAMPLER_LEVEL_1),
+        "upsampler_0": partial(upsampler, released.UPSAMPLER_LEVEL_0),
     }
     if variant not in variants:
         raise UserError(f"configs/prior.py has no variant {variant!r}: choose one of {', '.join(variants)}.")
     return variants[variant]()
 
 
-def small() -> PriorRun:
-    """1024 wide, 48 layers, over the top level of a two-level codec; 161 million parameters."""
+def small(model: PriorConfig) -> PriorRun:
+    """About 1024 wide and 48 layers deep; a new model spells lyrics without the GPL transliterator."""
+    if model.lyrics is not None:
+        lyrics = dataclasses.replace(model.lyrics, text=LyricText("v3", "anyascii"))
+        model = dataclasses.replace(model, lyrics=lyrics)
     return PriorRun(
-        model=PriorConfig(level=1, codes=1024, n_ctx=8192, width=1024, depth=48, heads=1, blocks=64),
+        model=model,
         train=TrainConfig(
             batch_size=4,
             steps=250_000,
@@ -55,61 +67,25 @@ def small() -> PriorRun:
     )
 
 
-def small_labelled() -> PriorRun:
-    """`small` with artist, genre and timing, for songs of one to ten minutes."""
-    run = small()
-    labels = LabelConfig(0, 0, time_bins=64, min_duration_seconds=60.0, max_duration_seconds=600.0)
-    return dataclasses.replace(run, model=dataclasses.replace(run.model, labels=labels))
-
-
-def small_upsampler() -> PriorRun:
-    """Level 0 of a two-level codec, told the codes of level 1; 218 million parameters."""
-    run = small()
-    conditioner = ConditionerConfig(width=512, depth=16, downs=3)
-    return dataclasses.replace(run, model=dataclasses.replace(run.model, level=0, conditioner=conditioner))
-
-
-def prior_5b() -> PriorRun:
-    """4800 wide, 72 layers, windows of 8192 tokens (23.8 s); bfloat16 activations, fully sharded."""
+def top(model: PriorConfig, b2: float = 0.999) -> PriorRun:
+    """Windows of 18 to 24 seconds; bfloat16 activations, fully sharded."""
     return PriorRun(
-        model=PriorConfig(
-            level=2,
-            n_ctx=8192,
-            width=4800,
-            depth=72,
-            heads=8,
-            blocks=128,
-            init_scale=0.1,
-            merged_decoder=True,
-            labels=LabelConfig(0, 0, 5, time_bins=128, min_duration_seconds=60.0, max_duration_seconds=600.0),
-            dtype="bfloat16",
-        ),
+        model=_over_this_dataset(model),
         train=TrainConfig(
             batch_size=512,
             steps=310_500,
             eval_every=1000,
             checkpoint_every=1000,
             strategy="fsdp",
-            optimizer=OptimizerConfig(learning_rate=1.5e-4, weight_decay=0.002, b2=0.925),
+            optimizer=OptimizerConfig(learning_rate=1.5e-4, weight_decay=0.002, b2=b2),
         ),
     )
 
 
-def upsampler(level: int) -> PriorRun:
-    """1920 wide, 72 layers, windows of 8192 tokens, conditioned on the level above."""
+def upsampler(model: PriorConfig) -> PriorRun:
+    """Windows of 8192 tokens, conditioned on the level above."""
     return PriorRun(
-        model=PriorConfig(
-            level=level,
-            n_ctx=8192,
-            width=1920,
-            depth=72,
-            heads=1,
-            blocks=128,
-            init_scale=0.4,
-            labels=LabelConfig(0, 0, 5, time_bins=128, max_duration_seconds=600.0),
-            conditioner=ConditionerConfig(residual_scale=level == 1),
-            dtype="bfloat16",
-        ),
+        model=_over_this_dataset(model),
         train=TrainConfig(
             batch_size=184,
             steps=279_000,
@@ -119,3 +95,9 @@ def upsampler(level: int) -> PriorRun:
             optimizer=OptimizerConfig(learning_rate=3e-4, ema_decay=0.999),
         ),
     )
+
+
+def _over_this_dataset(model: PriorConfig) -> PriorConfig:
+    """The released model with label tables of the dataset's (or, with --init, the checkpoint's) size."""
+    labels = dataclasses.replace(model.labels, artists=0, genres=0)
+    return dataclasses.replace(model, labels=labels, dtype="bfloat16")

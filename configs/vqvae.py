@@ -11,8 +11,8 @@ Variants
 """
 
 from jukebox_jax.errors import UserError
+from jukebox_jax.interop.released import SMALL_VQVAE, VQVAE
 from jukebox_jax.models.losses import CodecLossConfig
-from jukebox_jax.models.vqvae import VQVAEConfig
 from jukebox_jax.recipe import codec_run
 from jukebox_jax.training.config import OptimizerConfig, TrainConfig
 from jukebox_jax.training.run import CodecData, CodecRun
@@ -29,15 +29,7 @@ def get_config(variant: str = "demo") -> CodecRun:
 def small() -> CodecRun:
     """Two levels, mean squared error and multi-resolution spectral loss."""
     return CodecRun(
-        model=VQVAEConfig(
-            sample_rate=22050,
-            downs=(5, 3),
-            strides=(2, 2),
-            widths=(32, 32),
-            depths=(4, 4),
-            emb_width=64,
-            codes=1024,
-        ),
+        model=SMALL_VQVAE,
         loss=CodecLossConfig(loss="l2"),
         data=CodecData(window_samples=262_144),
         train=TrainConfig(
@@ -53,6 +45,7 @@ def small() -> CodecRun:
 def released() -> CodecRun:
     """The architecture of the released codec."""
     return CodecRun(
+        model=VQVAE,
         data=CodecData(window_samples=393_216),
         train=TrainConfig(
             batch_size=256,

@@ -165,7 +165,7 @@ def prior_figures(model: api.Model, tokens: Dataset, batch_size: int = 8) -> dic
     figures = {}
     for level in LEVELS:
         name, prior = f"prior.level_{level}", model.priors[level]
-        stream = prior_stream(prior.config, tokens, "validation", batch_size, shuffle=False)
+        stream = prior_stream(prior.config, tokens, "validation", batch_size, tokens.labels, shuffle=False)
         train, codes = song_tokens(tokens, "train", level), prior.config.codes
         held_out = list(np.concatenate([batch["tokens"] for batch in held_out_batches(stream)])[: stream.n_windows])
         rng = np.random.default_rng(0)

@@ -82,12 +82,36 @@ def load_prior(folder: os.PathLike | str) -> TrainedPrior:
     Raises:
       UserError: no checkpoint there, a damaged one, or one that is not a prior's.
     """
+    config, labels, codec = load_prior_config(folder)
+    params = _load_weights(folder)["params"]
+    _check_shapes(folder, params, lambda: init_params(config, jax.random.key(0)))
+    return TrainedPrior(config, params, labels, codec)
+
+
+def load_prior_config(folder: os.PathLike | str) -> tuple[PriorConfig, LabelTable | None, str]:
+    """Of a prior: its config, its label table, and the hash of its tokens' codec ("" if that is not known).
+
+    Raises:
+      UserError: no checkpoint there, or one that is not a prior's.
+    """
     stored = _load_config(folder, "prior")
     config = config_lib.from_dict(PriorConfig, stored["model"])
     labels = LabelTable.from_json(stored["labels"], str(Path(folder) / store.CONFIG_FILE)) if stored["labels"] else None
-    params = _load_weights(folder)["params"]
-    _check_shapes(folder, params, lambda: init_params(config, jax.random.key(0)))
-    return TrainedPrior(config, params, labels, stored["codec"])
+    return config, labels, stored["codec"]
+
+
+def load_params(folder: os.PathLike | str, like: dict) -> dict:
+    """Parameters alone, read into arrays of the same dtypes and shardings as those of `like`.
+
+    Raises:
+      UserError: no checkpoint there, a damaged one, or one with other parameters.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    if compact.is_compact(folder):
+        params = compact.load(folder)["params"]
+        store.check_same(params, like, Path(folder))
+        return jax.device_put(params, shardings)
+    return store.load_model(folder, {"params": like}, shardings={"params": shardings})["params"]
 
 
 def export_codec(run_dir: os.PathLike | str, out: os.PathLike | str) -> None:

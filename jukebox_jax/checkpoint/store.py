@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jukebox_jax import config as config_lib
@@ -33,6 +34,8 @@ CONFIG_FILE = "config.json"
 _METADATA_FILE = "metadata.json"
 _CHECKPOINTS = "checkpoints"
 _WEIGHTS = "weights"
+# A model above this size is written array by array, in pieces: beside itself it then needs little memory.
+_LARGE_BYTES, _CHUNK_BYTES = 2**30, 2**26
 
 
 # ---- Training checkpoints ---------------------------------------------------------------------------------------
@@ -108,7 +111,7 @@ def _restore_parts(folder: Path, abstract: Mapping[str, PyTree]) -> dict[str, Py
     filled = {name: part for name, part in abstract.items() if jax.tree.leaves(part)}
     stored = _stored(folder)
     # Empty parts are not stored, so that a part which only one side has is a difference, too.
-    _check_same(stored, filled, folder)
+    check_same(stored, filled, folder)
     return {**abstract, **_load(folder, filled)}
 
 
@@ -150,7 +153,13 @@ def save_model(
         tree = jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
     if isinstance(tree, Mapping):
         tree = {name: part for name, part in tree.items() if jax.tree.leaves(part)}
+    # Orbax copies numpy arrays before it writes them, jax arrays not.
+    tree = jax.tree.map(lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
     options = ocp.Context()
+    if sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) > _LARGE_BYTES:
+        # The database that gathers small arrays in few files keeps all of them in memory until it closes.
+        options.array_options.saving.use_ocdbt = False
+        options.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     # A few files without duplicated metadata: whoever reads weights states their shardings.
     options.array_options.saving.enable_write_sharding_file = False
     options.array_options.saving.array_metadata_store = None
@@ -212,7 +221,7 @@ def load_model(
         if abstract is not None:
             if isinstance(abstract, Mapping):
                 abstract = {name: part for name, part in abstract.items() if jax.tree.leaves(part)}
-            _check_same(stored, abstract, folder)
+            check_same(stored, abstract, folder)
         return read(_abstract(stored if abstract is None else abstract, dtype, shardings))
     except _UnreadableError as error:
         raise UserError(f"The checkpoint in {folder} cannot be read ({error}): restore it or train it again.") from None
@@ -318,7 +327,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _check_same(stored: PyTree, wanted: PyTree, where: Path) -> None:
+def check_same(stored: PyTree, wanted: PyTree, where: Path) -> None:
     """Raises a UserError that names the first parameter in which a checkpoint and a model differ."""
     there, here = shapes(stored), shapes(wanted)
     for name in [*here, *there]:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jukebox_jax import __version__
-from jukebox_jax.cli import demo, encode, prepare, sample, train
+from jukebox_jax.cli import demo, encode, export_openai, import_openai, prepare, sample, train
 from jukebox_jax.errors import UserError
 
-VERBS = (demo, prepare, train, encode, sample)  # in the order in which one meets them
+VERBS = (demo, prepare, train, encode, sample, import_openai, export_openai)  # in the order in which one meets them
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         sub = verbs.add_parser(
-            verb.__name__.rpartition(".")[2],
+            verb.__name__.rpartition(".")[2].replace("_", "-"),
             help=verb.DESCRIPTION.partition("\n")[0],
             description=verb.DESCRIPTION,
             epilog=f"example:\n{verb.EXAMPLE}",
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _print_warning
             plain, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
             args = build_parser().parse_args(plain)
-            if overrides and "config" not in args:
+            if overrides and args.run is not train.run:
                 raise UserError(f"{overrides[0]}: only train takes a config.")
             args.overrides, if_interrupted = overrides, args.if_interrupted
             args.run(args)

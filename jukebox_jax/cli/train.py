@@ -12,7 +12,9 @@ DESCRIPTION = """Train one model, or go on where its run folder stopped.
 key is answered with the nearest valid one."""
 EXAMPLE = """  jukebox-jax train --config configs/vqvae.py --data data/audio --out runs/mine/vqvae
   jukebox-jax train --config configs/prior.py:demo_top --config.train.optimizer.learning_rate=1e-4 \\
-      --data data/tokens --codec runs/mine/vqvae --out runs/mine/level_2"""
+      --data data/tokens --codec runs/mine/vqvae --out runs/mine/level_2
+  jukebox-jax train --config configs/prior.py:1b_lyrics --init models/1b/level_2 \\
+      --data data/tokens --out runs/fine"""
 IF_INTERRUPTED = "The same command goes on from the last checkpoint."
 
 
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder for checkpoints and metrics")
     parser.add_argument("--codec", metavar="CODEC", type=Path, help="for a prior: the codec that made its tokens")
+    parser.add_argument("--init", metavar="MODEL", type=Path, help="start from the weights of a model or run folder")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
@@ -33,5 +36,5 @@ def run(args: argparse.Namespace) -> None:
 
     from jukebox_jax.training.run import train_run
 
-    train_run(config, args.data, args.out, args.codec, progress=not args.quiet)
+    train_run(config, args.data, args.out, args.codec, init=args.init, progress=not args.quiet)
     print(f"run: {args.out}")

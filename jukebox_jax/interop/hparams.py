@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jukebox_jax.errors import UserError
+from jukebox_jax.labels.ids import Normalisation
 from jukebox_jax.labels.lyrics import LyricText
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
 from jukebox_jax.models.losses import CodecLossConfig
@@ -125,6 +127,104 @@ def prior_config(hps: Hparams, codec: VQVAEConfig) -> PriorConfig:
         lyrics=_lyric_config(h) if h["use_tokens"] and h["n_tokens"] else None,
         conditioner=_conditioner_config(h, codec) if level < codec.levels - 1 else None,
     )
+
+
+def codec_hparams(config: VQVAEConfig) -> dict[str, Any]:
+    """The hyper-parameters that `codec_config` reads; the inverse, where widths and depths have a common factor.
+
+    Raises:
+      UserError: levels whose widths and depths differ by different factors, for which the original has no numbers.
+    """
+    width, depth = min(config.widths), min(config.depths)
+    multipliers = [w // width for w in config.widths]
+    if [(width * m, depth * m) for m in multipliers] != list(zip(config.widths, config.depths, strict=True)):
+        raise UserError(
+            f"The original has no numbers for model.widths={config.widths} with model.depths={config.depths}: it "
+            "multiplies the width and the depth of a level by the same whole number."
+        )
+    return {
+        "sr": config.sample_rate,
+        "levels": config.levels,
+        "downs_t": list(config.downs),
+        "strides_t": list(config.strides),
+        "emb_width": config.emb_width,
+        "l_bins": config.codes,
+        "hvqvae_multipliers": multipliers,
+        "width": width,
+        "depth": depth,
+        "m_conv": config.hidden_multiplier,
+        "dilation_growth_rate": config.dilation_growth,
+        "dilation_cycle": config.dilation_cycle,
+        "vqvae_reverse_decoder_dilation": config.reverse_decoder_dilation,
+    }
+
+
+def prior_hparams(config: PriorConfig, normalisation: Normalisation | None, names: str) -> dict[str, Any]:
+    """The hyper-parameters that `prior_config` reads; its inverse.
+
+    Args:
+      normalisation: of the prior's labels, None without any.
+      names: how the conditioner's blocks are called (see `layout.ConditionerNames`).
+    """
+    hps: dict[str, Any] = {
+        "level": config.level,
+        "n_ctx": config.n_ctx,
+        "prior_width": config.width,
+        "prior_depth": config.depth,
+        "heads": config.heads,
+        "attn_order": config.attention_order,
+        "blocks": config.blocks,
+        "spread": config.spread or None,
+        "m_attn": config.attention_multiplier,
+        "m_mlp": config.mlp_multiplier,
+        "init_scale": config.init_scale,
+        "res_scale": config.residual_scale,
+        "merged_decoder": config.merged_decoder,
+        "labels": config.labels is not None,
+        "labels_v3": normalisation == "v3",
+    }
+    if labels := config.labels:
+        hps |= {
+            "y_bins": [labels.genres, labels.artists],
+            "t_bins": labels.time_bins,
+            "max_bow_genre_size": labels.max_genres,
+            "min_duration": labels.min_duration_seconds,
+            "max_duration": labels.max_duration_seconds,
+        }
+    if lyrics := config.lyrics:
+        hps |= {
+            "use_tokens": True,
+            "n_tokens": lyrics.tokens,
+            "n_vocab": lyrics.vocabulary,
+            "single_enc_dec": lyrics.encoder is None,
+            "prime_loss_fraction": lyrics.loss_fraction,
+            "alignment_layer": lyrics.alignment_layer,
+            "alignment_head": lyrics.alignment_head,
+        }
+        if encoder := lyrics.encoder:
+            hps |= {
+                "prime_width": encoder.width,
+                "prime_depth": encoder.depth,
+                "prime_heads": encoder.heads,
+                "prime_blocks": encoder.blocks,
+                "prime_attn_order": encoder.attention_order,
+                "prime_spread": encoder.spread or None,
+                "prime_m_attn": encoder.attention_multiplier,
+                "prime_m_mlp": encoder.mlp_multiplier,
+                "prime_init_scale": encoder.init_scale,
+                "prime_res_scale": encoder.residual_scale,
+            }
+    if conditioner := config.conditioner:
+        hps |= {
+            "cond_width": conditioner.width,
+            "cond_depth": conditioner.depth,
+            "cond_m_conv": conditioner.hidden_multiplier,
+            "cond_res_scale": conditioner.residual_scale,
+            "cond_dilation_growth_rate": conditioner.dilation_growth,
+            "cond_dilation_cycle": conditioner.dilation_cycle,
+            "cond_c_res": int(names == "blocks"),
+        }
+    return hps
 
 
 def _label_config(h: Hparams) -> LabelConfig:

@@ -6,6 +6,7 @@ carry gradients as well as weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -213,6 +214,16 @@ def shapes(layout: Sequence[Entry], abstract: Mapping[str, Any]) -> dict[str, tu
     return {entry.key: entry.shape(tuple(_leaf(abstract, entry.path).shape)) for entry in layout}
 
 
+def codec_shapes(config: VQVAEConfig) -> dict[str, tuple[int, ...]]:
+    """`shapes` of a VQ-VAE."""
+    return shapes(codec_layout(config), abstract_codec(config))
+
+
+def prior_shapes(config: PriorConfig, names: ConditionerNames = "blocks") -> dict[str, tuple[int, ...]]:
+    """`shapes` of a prior."""
+    return shapes(prior_layout(config, names), abstract_prior(config))
+
+
 def check_state(expected: Mapping[str, tuple[int, ...]], state: State, where: str) -> None:
     """Raises a UserError that names every missing and unexpected key, or the first of a wrong shape."""
     missing, unexpected = ([k for k in a if k not in b] for a, b in ((expected, state), (state, expected)))
@@ -320,5 +331,13 @@ def _allocated(tree: dict[str, Any], path: tuple[str, ...], shape: tuple[int, ..
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     if path[-1] not in tree:
-        tree[path[-1]] = np.empty(shape, dtype)
+        tree[path[-1]] = _aligned(shape, dtype)
     return tree[path[-1]]
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array at a 64-byte boundary: on CPU devices jax uses such memory as it is, without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(size + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + size].view(dtype).reshape(shape)

@@ -15,8 +15,9 @@ from jaxtyping import Float, Int16, Int64
 from jukebox_jax.audio.files import to_float32
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import LabelTable
+from jukebox_jax.labels.lyrics import LyricText, lyric_window
 from jukebox_jax.labels.timing import check_total_length, timing_bins
-from jukebox_jax.pipeline.dataset import Dataset, RecordReader
+from jukebox_jax.pipeline.dataset import Dataset, RecordReader, Song
 from jukebox_jax.pipeline.order import BLEND, SHIFT, random_integers, shuffled_index, tensorflow, window_chunks
 
 # Batches read ahead of the one in use: enough to hide a slow read, little enough for a small machine.
@@ -33,12 +34,22 @@ class TimingSpec:
 
 
 @dataclass(frozen=True)
+class LyricSpec:
+    """How a model spells lyrics, and how many of their tokens go with a window (an even number)."""
+
+    text: LyricText
+    n_tokens: int
+
+
+@dataclass(frozen=True)
 class LabelSpec:
-    """The labels a model takes: its own name table (the dataset's may differ), genre slots, and timing or none."""
+    """The labels a model takes: its own name table (the dataset's may differ), genre slots, and, of timing and lyrics,
+    what it has."""
 
     table: LabelTable
     max_genres: int = 1
     timing: TimingSpec | None = None
+    lyrics: LyricSpec | None = None
 
 
 def long_enough(dataset: Dataset, split: str, window_samples: int) -> list[int]:
@@ -58,14 +69,15 @@ class Stream:
       window_samples: length of a window, a multiple of every field's hop.
       batch_size: examples of one batch over all hosts; each host gets its slice of batch_size / process_count.
       fields: ("audio",), or a level and, for an upsampler, the level above it: ("level_0", "level_1").
-      labels: adds "artist", "genres" and, with timing, the three bins.
+      labels: adds "artist", "genres" and, with timing, the three bins, with lyrics, "lyrics".
       shuffle: permute the windows of each epoch; else they come in order.
       shift: move each window by a random part of its length, in whole hops, within its song.
       blend: mix stereo by a random weight per example instead of one half (the paper's augmentation).
 
     Raises:
       UserError: a field the dataset lacks, a window no hop divides, no song long enough, a song outside the timing
-        range, or a batch that the hosts cannot share evenly.
+        range, a genre of too many words, lyrics that cannot be spelled here, or a batch that the hosts cannot share
+        evenly.
     """
 
     def __init__(
@@ -131,7 +143,8 @@ class Stream:
         Returns:
           {"audio": float32 (b, t, 1)} in [-1, 1], or {"tokens": int32 (b, t / hop)} and, with a second field,
           "upper": int32 (b, t / upper hop). With labels "artist": int32 (b,), "genres": int32 (b, max_genres), -1 for
-          an empty slot, and with timing "total_bins" (b,), "absolute_bins" and "relative_bins" (b, n_ctx).
+          an empty slot, with timing "total_bins" (b,), "absolute_bins" and "relative_bins" (b, n_ctx), and with lyrics
+          "lyrics" (b, n_tokens), all padding for a song without.
 
         Raises:
           UserError: a damaged record.
@@ -187,6 +200,8 @@ class Stream:
             names += ("artist", "genres")
             if self.labels.timing is not None:
                 names += ("total_bins", "absolute_bins", "relative_bins")
+            if self.labels.lyrics is not None:
+                names += ("lyrics",)
         return names
 
     def read_window(self, item: int) -> Float[np.ndarray, "t channels"]:
@@ -247,32 +262,44 @@ class Stream:
         labels = self.labels
         if labels is None:
             return []
-        genres = np.full((len(songs), labels.max_genres), -1, np.int32)
-        genres[:, 0] = self._genre_ids[songs]
-        arrays = [self._artist_ids[songs], genres]
-        if labels.timing is None:
-            return arrays
-        bins = [
-            timing_bins(
-                self.dataset.splits[self.split][song].samples,
-                int(offset),
-                self.window_samples,
-                self.window_samples // self.dataset.fields[self.fields[0]],
-                labels.timing.time_bins,
-                labels.timing.min_duration_seconds,
-                labels.timing.max_duration_seconds,
-                self.dataset.sample_rate,
-            )
-            for song, offset in zip(songs, offsets, strict=True)
-        ]
-        return arrays + [np.stack([getattr(b, name) for b in bins]) for name in ("total", "absolute", "relative")]
+        arrays = [self._artist_ids[songs], self._genre_ids[songs]]
+        table = self.dataset.splits[self.split]
+        places = [(table[song].samples, int(offset)) for song, offset in zip(songs, offsets, strict=True)]
+        if labels.timing is not None:
+            bins = [
+                timing_bins(
+                    samples,
+                    offset,
+                    self.window_samples,
+                    self.window_samples // self.dataset.fields[self.fields[0]],
+                    labels.timing.time_bins,
+                    labels.timing.min_duration_seconds,
+                    labels.timing.max_duration_seconds,
+                    self.dataset.sample_rate,
+                )
+                for samples, offset in places
+            ]
+            arrays += [np.stack([getattr(b, name) for b in bins]) for name in ("total", "absolute", "relative")]
+        if labels.lyrics is not None:
+            windows = [
+                lyric_window(self._lyrics[song], labels.lyrics.n_tokens, samples, offset, self.window_samples)
+                for song, (samples, offset) in zip(songs.tolist(), places, strict=True)
+            ]
+            arrays.append(np.stack([window.tokens for window in windows]))
+        return arrays
 
     def _resolve_labels(self, labels: LabelSpec) -> None:
         if labels.max_genres < 1:
             raise UserError("max_genres must be at least 1: a song's genre needs a slot.")
         songs = self.dataset.splits[self.split]
-        self._artist_ids = np.array([labels.table.artists.lookup(song.artist).id for song in songs], np.int32)
-        self._genre_ids = np.array([labels.table.genres.lookup(song.genre).id for song in songs], np.int32)
+        self._artist_ids = np.array([labels.table.artist_id(song.artist) for song in songs], np.int32)
+        self._genre_ids = np.array([self._genres(labels, song) for song in songs], np.int32)
+        if labels.lyrics is not None:
+            text, n_tokens = labels.lyrics.text, labels.lyrics.n_tokens
+            if n_tokens < 2 or n_tokens % 2:
+                raise UserError(f"A window cannot have {n_tokens} lyric tokens: choose an even number, 2 or more.")
+            # In one byte each, as small as the text itself.
+            self._lyrics = {int(i): text.tokens(songs[i].lyrics).astype(np.uint8) for i in self._songs}
         if labels.timing is None:
             return
         usable = [songs[index] for index in self._songs]
@@ -286,7 +313,18 @@ class Stream:
                     self.dataset.sample_rate,
                 )
             except UserError as error:
-                raise UserError(f'"{song.title}" ({song.file_name}): {error}') from None
+                raise _of_song(song, error) from None
+
+    @staticmethod
+    def _genres(labels: LabelSpec, song: Song) -> list[int]:
+        try:
+            return labels.table.genre_ids(song.genre, labels.max_genres)
+        except UserError as error:
+            raise _of_song(song, error) from None
+
+
+def _of_song(song: Song, error: UserError) -> UserError:
+    return UserError(f'"{song.title}" ({song.file_name}): {error}')
 
 
 def _mono(audio: Int16[np.ndarray, "b t channels"], left: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b t 1"]:

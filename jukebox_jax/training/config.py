@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from jukebox_jax.errors import UserError
@@ -15,39 +16,72 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up, clipping and an average of the weights.
+    """Adam with warm-up, clipping, an average of the weights, and, for half precision, a scaled loss.
 
     Attributes:
+      rule: "adamw", or the Adam of the original (`optimizer.scale_by_original_adam`), which also trains parameters
+        stored in float16.
       learning_rate: its peak.
       warmup_steps: the learning rate grows linearly over these steps.
-      schedule: what follows the warm-up until the run's last step.
+      schedule: what follows the warm-up until the run's last step. "original" and "original_linear" are those of the
+        original (spec training 3): they start at 0 and do not depend on the run's length.
       final_learning_rate: fraction of the peak at the end of "cosine" and "linear".
+      decay_factor: "original" multiplies the learning rate by it every `decay_steps` steps.
+      decay_steps: see `decay_factor`, None for never; "original_linear" goes down to 0 in that many steps.
+      decay_start: finished steps at which "original_linear" starts to go down.
       weight_decay: decoupled, on all parameters (spec training 2).
       clip_norm: largest global L2 norm of the gradients; None leaves them.
-      ema_decay: decay of the average of the weights that evaluation and sampling use; None keeps none.
+      ignore_grad_norm: a step whose gradients have a larger norm is skipped; None skips none.
+      ema_decay: decay of the average of the weights that evaluation and sampling use; "original" takes the original's
+        for the run's batch size; None keeps no average.
+      ema_every: the average moves on every so-manieth update only, by as much at once.
+      loss_scale: by which the loss is multiplied and the gradients are divided, for float16; "dynamic" halves it when
+        gradients overflow, skipping that step, and else lets it grow; None leaves the loss.
+      loss_scale_window: steps without overflow in which a dynamic loss scale doubles.
     """
 
+    rule: Literal["adamw", "original"] = "adamw"
     learning_rate: float = 3e-4
     warmup_steps: int = 100
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "original", "original_linear"] = "constant"
     final_learning_rate: float = 0.0
+    decay_factor: float = 1.0
+    decay_steps: int | None = None
+    decay_start: int = 0
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
-    ema_decay: float | None = None
+    ignore_grad_norm: float | None = None
+    ema_decay: float | Literal["original"] | None = None
+    ema_every: int = 1
+    loss_scale: float | Literal["dynamic"] | None = None
+    loss_scale_window: int = 1000
 
     def __post_init__(self) -> None:
+        schedules = ("constant", "cosine", "linear", "original", "original_linear")
+        _require(self.rule in ("adamw", "original"), "optimizer.rule", self.rule, "adamw or original")
+        _require(self.schedule in schedules, "optimizer.schedule", self.schedule, f"one of {', '.join(schedules)}")
         _require(self.learning_rate >= 0, "optimizer.learning_rate", self.learning_rate, "0 or more")
         _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
+        _require(self.decay_factor > 0, "optimizer.decay_factor", self.decay_factor, "above 0")
+        _require(0 <= self.decay_start < 2**31, "optimizer.decay_start", self.decay_start, f"from 0 to {2**31 - 1}")
+        steps, needed = self.decay_steps, self.schedule == "original_linear"
+        wanted = f"from 1 to {2**31 - 1}" + (" for original_linear" if needed else ", or absent")
+        _require(not needed if steps is None else 1 <= steps < 2**31, "optimizer.decay_steps", steps, wanted)
         _require(0 <= self.b1 < 1, "optimizer.b1", self.b1, "in [0, 1)")
         _require(0 <= self.b2 < 1, "optimizer.b2", self.b2, "in [0, 1)")
-        _require(self.clip_norm is None or self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "above 0")
-        decay = self.ema_decay
-        _require(decay is None or 0 <= decay < 1, "optimizer.ema_decay", decay, "in [0, 1)")
-        if self.schedule not in ("constant", "cosine", "linear"):
-            raise UserError(f"optimizer.schedule cannot be {self.schedule!r}: choose constant, cosine or linear.")
+        for name in ("clip_norm", "ignore_grad_norm"):
+            norm = getattr(self, name)
+            _require(norm is None or norm > 0, f"optimizer.{name}", norm, "above 0, or absent")
+        decay, scale = self.ema_decay, self.loss_scale
+        valid = decay == "original" if isinstance(decay, str) else decay is None or 0 <= decay < 1
+        _require(valid, "optimizer.ema_decay", decay, "in [0, 1), original, or absent")
+        _require(self.ema_every >= 1, "optimizer.ema_every", self.ema_every, "1 or more")
+        valid = scale == "dynamic" if isinstance(scale, str) else scale is None or 0 < scale < math.inf
+        _require(valid, "optimizer.loss_scale", scale, "above 0 and finite, dynamic, or absent")
+        _require(self.loss_scale_window >= 1, "optimizer.loss_scale_window", self.loss_scale_window, "1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,4 +125,15 @@ class TrainConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.seconds is None or self.seconds > 0, "seconds", self.seconds, "above 0, or absent")
         if self.seconds is not None:
-            _require(self.min_steps <= self.steps, "min_steps", self.min_steps, f"at most steps ({self.steps})")
+            longest = self.last_step
+            _require(self.min_steps <= longest, "min_steps", self.min_steps, f"at most the run's steps ({longest})")
+        if self.optimizer.ema_decay == "original":
+            _require(self.batch_size <= 8000, "batch_size", self.batch_size, "at most 8000 with ema_decay=original")
+
+    @property
+    def last_step(self) -> int:
+        """The largest number of steps: `steps`, or before that where "original_linear" has come down to 0."""
+        optimizer = self.optimizer
+        if optimizer.schedule != "original_linear" or optimizer.decay_steps is None:
+            return self.steps
+        return min(self.steps, optimizer.decay_start + optimizer.decay_steps)

@@ -46,6 +46,7 @@ def train(
     batches: Batches,
     run_dir: os.PathLike | str,
     *,
+    start: Callable[[TrainState], TrainState] | None = None,
     evaluate: Evaluate | None = None,
     run_config: Mapping[str, Any],
     progress: bool = True,
@@ -59,6 +60,7 @@ def train(
       batches: from a position in the data, in examples, to batches without end: dicts of numpy arrays (this host's
         part of `config.batch_size` examples) as in `task.batch_spec`. Must depend on the position alone.
       run_dir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and TensorBoard events; one process at a time.
+      start: what a new run's fresh state is passed through before the first step; to start from trained weights.
       evaluate: (parameters or their average, model_state) → metrics, logged with the prefix `eval_`; called every
         `config.eval_every` steps and at the end.
       run_config: the whole run as a JSON-able dict, with this `TrainConfig` under `train`; kept as `config.json`.
@@ -87,7 +89,11 @@ def train(
         abstract = abstract_state(task, config, mesh, strategy.rules)
 
         restored = store.restore_latest(run_dir, to_parts(abstract))
-        state = create_state(task, config, abstract) if restored is None else from_parts(restored[1])
+        if restored is not None:
+            state = from_parts(restored[1])
+        else:
+            state = create_state(task, config, abstract)
+            state = state if start is None else start(state)
         if primary:
             store.save_config(run_dir, run_config)
         checkpoints = stack.enter_context(store.TrainingCheckpoints(run_dir, config.keep_checkpoints))
@@ -96,10 +102,10 @@ def train(
         counters = (state.step, state.examples_seen, state.data_offset, state.total_steps)
         step, examples_seen, data_offset, chosen_steps = map(int, jax.device_get(counters))
         if config.seconds is None:
-            chosen_steps = config.steps
+            chosen_steps = config.last_step
         elif "train.seconds" in changed:
             chosen_steps = 0  # another budget: measure again
-        total_steps = chosen_steps or config.steps
+        total_steps = chosen_steps or config.last_step
         state = _set_total_steps(state, chosen_steps, abstract)
 
         telemetry = stack.enter_context(Telemetry(run_dir, step, total_steps, primary, progress))
@@ -228,7 +234,7 @@ class Pace:
         if steps < self.measured_steps or seconds < self.measured_fraction * budget:
             return None
         fitting = step + (budget - (now - self._started)) * steps / seconds
-        return int(min(max(fitting, self._config.min_steps, step), self._config.steps))
+        return int(min(max(fitting, self._config.min_steps, step), self._config.last_step))
 
 
 def _check_config(run_dir: Path, run_config: Mapping[str, Any]) -> list[str]:

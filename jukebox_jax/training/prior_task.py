@@ -14,6 +14,7 @@ def prior_task(model: PriorConfig) -> Task:
     The loss is in bits per token, and so are the metrics `bits_per_token`, of the music alone, and, with lyrics,
     `lyric_bits_per_token`.
     """
+
     def init(key):
         return init_params(model, key), {}
 

@@ -12,16 +12,19 @@ from typing import Any
 import jax
 
 from jukebox_jax import config as config_lib
-from jukebox_jax.checkpoint.models import load_codec
+from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint.models import load_codec, load_params, load_prior_config
 from jukebox_jax.errors import UserError
 from jukebox_jax.evaluation.codec import codec_evaluation
 from jukebox_jax.evaluation.prior import prior_evaluation
+from jukebox_jax.labels.ids import LabelTable
+from jukebox_jax.models.codebook import Codebook
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
 from jukebox_jax.pipeline.bandwidth import bandwidth
 from jukebox_jax.pipeline.dataset import Dataset, open_dataset
-from jukebox_jax.pipeline.stream import LabelSpec, Stream, TimingSpec, long_enough
+from jukebox_jax.pipeline.stream import LabelSpec, LyricSpec, Stream, TimingSpec, long_enough
 from jukebox_jax.training.codec_task import codec_task
 from jukebox_jax.training.config import TrainConfig
 from jukebox_jax.training.loop import train
@@ -61,23 +64,28 @@ def train_run(
     run_dir: os.PathLike | str,
     codec: os.PathLike | str | None = None,
     *,
+    init: os.PathLike | str | None = None,
     progress: bool = True,
 ) -> TrainState:
     """Trains a codec on an audio dataset, or a prior on a token dataset, or goes on where the run folder stopped.
 
     Args:
       codec: for a prior, optionally, the codec that its tokens must come from.
+      init: a model folder or run folder whose weights a new run starts from. A prior also takes over its label table:
+        names of the dataset that it does not have are unknown to it.
 
     Raises:
       UserError: the data does not fit the model; see `training.loop.train` for the rest.
     """
     dataset = open_dataset(data)
     if isinstance(config, CodecRun):
-        return _train_codec(config, dataset, Path(run_dir), progress)
-    return _train_prior(config, dataset, Path(run_dir), codec, progress)
+        return _train_codec(config, dataset, Path(run_dir), init, progress)
+    return _train_prior(config, dataset, Path(run_dir), codec, init, progress)
 
 
-def _train_codec(config: CodecRun, dataset: Dataset, run_dir: Path, progress: bool) -> TrainState:
+def _train_codec(
+    config: CodecRun, dataset: Dataset, run_dir: Path, init: os.PathLike | str | None, progress: bool
+) -> TrainState:
     model, window, hop = config.model, config.data.window_samples, config.model.hops[-1]
     if window % hop:
         valid = max(1, round(window / hop)) * hop
@@ -96,18 +104,32 @@ def _train_codec(config: CodecRun, dataset: Dataset, run_dir: Path, progress: bo
         config.train,
         lambda position: stream.batches(config.train.seed, position),
         run_dir,
+        start=None if init is None else lambda state: codec_start(state, model, init, window),
         evaluate=codec_evaluation(model, config.loss, scales, dataset, window, batch_size) if held_out else None,
-        run_config={"kind": "codec", **config_lib.to_dict(config), "bandwidth": config_lib.to_dict(scales)},
+        run_config={
+            "kind": "codec",
+            **config_lib.to_dict(config),
+            "bandwidth": config_lib.to_dict(scales),
+            **_licence(init),
+        },
         progress=progress,
     )
 
 
 def _train_prior(
-    config: PriorRun, dataset: Dataset, run_dir: Path, codec: os.PathLike | str | None, progress: bool
+    config: PriorRun,
+    dataset: Dataset,
+    run_dir: Path,
+    codec: os.PathLike | str | None,
+    init: os.PathLike | str | None,
+    progress: bool,
 ) -> TrainState:
-    model = with_label_sizes(config.model, dataset)
+    labels = dataset.labels
+    if init is not None:
+        labels = load_prior_config(init)[1] or labels
+    model = with_label_sizes(config.model, labels, f"{dataset.folder if init is None else init}")
     batch_size = config.train.batch_size
-    stream = prior_stream(model, dataset, "train", batch_size, **_this_process())  # refuses what holds no tokens
+    stream = prior_stream(model, dataset, "train", batch_size, labels, **_this_process())  # refuses what has no tokens
     if codec is not None and load_codec(codec).hash != dataset.codec["hash"]:
         raise UserError(f"{dataset.folder} was not encoded by {codec}: encode it again with that codec.")
     codes = dataset.codec.get("codes", model.codes)  # older datasets do not say
@@ -115,19 +137,23 @@ def _train_prior(
         raise UserError(f"model.codes={model.codes}, but these tokens use {codes}: set --config.model.codes={codes}.")
     evaluate = None
     if _holds_out(dataset, stream.window_samples):
-        evaluate = prior_evaluation(model, prior_stream(model, dataset, "validation", batch_size, shuffle=False))
+        evaluate = prior_evaluation(
+            model, prior_stream(model, dataset, "validation", batch_size, labels, shuffle=False)
+        )
     _say_what_is_missing(stream, evaluate is not None)
     run_config: dict[str, Any] = {
         "kind": "prior",
         **config_lib.to_dict(dataclasses.replace(config, model=model)),
-        "labels": dataset.labels.to_json() if model.labels else None,
+        "labels": labels.to_json() if model.labels else None,
         "codec": dataset.codec["hash"],
+        **_licence(init),
     }
     return train(
         prior_task(model),
         config.train,
         lambda position: stream.batches(config.train.seed, position),
         run_dir,
+        start=None if init is None else lambda state: prior_start(state, init),
         evaluate=evaluate,
         run_config=run_config,
         progress=progress,
@@ -162,19 +188,59 @@ def _say_what_is_missing(stream: Stream, held_out: bool) -> None:
         )
 
 
-def with_label_sizes(model: PriorConfig, dataset: Dataset) -> PriorConfig:
-    """`model` with label tables large enough for the dataset's names: sizes of 0 are filled in.
+def _licence(init: os.PathLike | str | None) -> dict[str, str]:
+    """What is made from weights under a licence says so."""
+    licence = None if init is None else store.load_metadata(init).get("licence")
+    return {} if licence is None else {"licence": licence}
+
+
+def codec_start(state: TrainState, model: VQVAEConfig, init: os.PathLike | str, window_samples: int) -> TrainState:
+    """A fresh state with a trained codec's weights and codes.
+
+    The moving averages behind the codes are rebuilt as if every code had been used equally (spec: VQ-VAE, section 3).
 
     Raises:
-      UserError: a table with fewer rows than the dataset has names.
+      UserError: no codec there, or one of another config.
+    """
+    trained = load_codec(init)
+    if trained.config != model:
+        names = ", ".join(f"model.{key}" for key in config_lib.differences(trained.config, model))
+        raise UserError(f"The codec in {init} has another config, which differs in {names}: use its values.")
+    books = tuple(
+        Codebook.restored(codes, window_samples // hop * jax.device_count() / model.codes)
+        for codes, hop in zip(trained.codec.codebooks, model.hops, strict=True)
+    )
+    return _started(state, trained.codec.params, books)
+
+
+def prior_start(state: TrainState, init: os.PathLike | str) -> TrainState:
+    """A fresh state with a trained prior's weights, read into the state's shardings.
+
+    Raises:
+      UserError: no prior there, or one of another config.
+    """
+    return _started(state, load_params(init, state.params), state.model_state)
+
+
+def _started(state: TrainState, params: Any, model_state: Any) -> TrainState:
+    ema = None if state.ema is None else jax.tree.map(lambda old, new: new.astype(old.dtype) + 0, state.ema, params)
+    new = state.replace(params=params, ema=ema, model_state=model_state)
+    return jax.device_put(new, jax.tree.map(lambda leaf: leaf.sharding, state))
+
+
+def with_label_sizes(model: PriorConfig, labels: LabelTable, where: str) -> PriorConfig:
+    """`model` with label tables large enough for the names of `labels`: sizes of 0 are filled in.
+
+    Raises:
+      UserError: a table with fewer rows than there are names; `where` says whose.
     """
     if model.labels is None:
         return model
     sizes = {}
-    for name, table in (("artists", dataset.labels.artists), ("genres", dataset.labels.genres)):
-        rows = getattr(model.labels, name) or len(table)
-        if rows < len(table):
-            raise UserError(f"model.labels.{name}={rows} is too small for {dataset.folder}: it needs {len(table)}.")
+    for name, table in (("artists", labels.artists), ("genres", labels.genres)):
+        rows = getattr(model.labels, name) or table.rows
+        if rows < table.rows:
+            raise UserError(f"model.labels.{name}={rows} is too small for {where}: it needs {table.rows}.")
         sizes[name] = rows
     return dataclasses.replace(model, labels=dataclasses.replace(model.labels, **sizes))
 
@@ -184,12 +250,16 @@ def prior_stream(
     dataset: Dataset,
     split: str,
     batch_size: int,
+    table: LabelTable,
     *,
     shuffle: bool = True,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Stream:
-    """The windows of tokens, upper tokens and labels that `model` reads; of a batch, this process's part.
+    """The windows of tokens, upper tokens, labels and lyrics that `model` reads; of a batch, this process's part.
+
+    Args:
+      table: the model's own label table; names of the dataset that it does not have are unknown.
 
     Raises:
       UserError: the dataset holds no tokens of the model's level, or other ratios between levels.
@@ -212,7 +282,10 @@ def prior_stream(
     if model.labels is not None:
         c = model.labels
         timing = TimingSpec(c.time_bins, c.min_duration_seconds, c.max_duration_seconds) if model.has_timing else None
-        labels = LabelSpec(dataset.labels, c.max_genres, timing)
+        lyrics = None if model.lyrics is None else LyricSpec(model.lyrics.text, model.lyrics.tokens)
+        labels = LabelSpec(table, c.max_genres, timing, lyrics)
+    elif model.lyrics is not None:
+        raise UserError("model.lyrics needs model.labels, which say where in the song a window lies: give both.")
     return Stream(
         dataset,
         split,

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from jukebox_jax.parallel.strategies import Rules, resolve
 from jukebox_jax.training.config import TrainConfig
-from jukebox_jax.training.optimizer import make_optimizer
+from jukebox_jax.training.loss_scale import LossScale, create_loss_scale
+from jukebox_jax.training.optimizer import create_ema, make_optimizer
 from jukebox_jax.training.task import Task
 
 PyTree = Any
@@ -27,10 +28,12 @@ class TrainState:
       total_steps: the run's length; 0 while a time budget is not measured yet.
       examples_seen: the position in the data, in examples, so that a changed batch size repeats or skips nothing.
       data_offset: added to `examples_seen` when asking for data; a rewind past bad data advances it.
-      skipped_steps: steps whose loss or gradients were not finite and which changed nothing else.
+      skipped_steps: steps whose loss or gradients were not finite, or whose gradients were to be ignored, and which
+        changed nothing else (but the loss scale).
       params, opt_state: parameters and optax state.
       ema: average of the parameters, or None.
       model_state: the task's own state (codebooks), `{}` if none.
+      loss_scale: a dynamic loss scale, or None.
     """
 
     step: PyTree
@@ -42,6 +45,7 @@ class TrainState:
     opt_state: PyTree
     ema: PyTree | None
     model_state: PyTree
+    loss_scale: LossScale | None = None
 
     @property
     def eval_params(self) -> PyTree:
@@ -81,20 +85,23 @@ def _boxed_state(task: Task, config: TrainConfig) -> TrainState:
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
-        total_steps=jnp.asarray(0 if config.seconds is not None else config.steps, jnp.int32),
+        total_steps=jnp.asarray(0 if config.seconds is not None else config.last_step, jnp.int32),
         examples_seen=zero,
         data_offset=zero,
         skipped_steps=zero,
         params=params,
         opt_state=make_optimizer(config.optimizer).init(params),
-        ema=None if config.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
+        ema=None if config.optimizer.ema_decay is None else create_ema(params),
         model_state=model_state,
+        loss_scale=create_loss_scale() if config.optimizer.loss_scale == "dynamic" else None,
     )
 
 
 def to_parts(state: TrainState) -> dict[str, PyTree]:
     """The state as the separately loadable parts of a checkpoint: weights can be read without the rest."""
     trainer = {name: getattr(state, name) for name in _COUNTERS}
+    if state.loss_scale is not None:  # absent rather than empty, as in checkpoints of runs without one
+        trainer["loss_scale"] = state.loss_scale
     return {
         "params": state.params,
         "ema": state.ema,

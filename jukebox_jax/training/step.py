@@ -12,8 +12,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from jukebox_jax.parallel.strategies import Rules, batch_sharding
-from jukebox_jax.training.config import TrainConfig
-from jukebox_jax.training.optimizer import clip, global_norm, learning_rate, make_optimizer, update_ema
+from jukebox_jax.training.config import OptimizerConfig, TrainConfig
+from jukebox_jax.training.loss_scale import update_loss_scale
+from jukebox_jax.training.optimizer import (
+    clip,
+    default_ema_decay,
+    global_norm,
+    learning_rate,
+    make_optimizer,
+    update_ema,
+)
 from jukebox_jax.training.state import TrainState, state_shardings
 from jukebox_jax.training.task import Task
 
@@ -28,8 +36,9 @@ def make_train_step(
 
     The state is donated; state and batch come in and go out with fixed shardings. The step's randomness is
     `fold_in(key(seed), step)`. Metrics: the task's own, `loss`, `grad_norm` (before clipping), `learning_rate`,
-    `skipped` (1 if loss or gradients were not finite: parameters, moments, average and model state then stay as they
-    were) and `skipped_steps` (their number so far).
+    `skipped` (1 if loss or gradients were not finite, or their norm above `ignore_grad_norm`: parameters, moments,
+    average and model state then stay as they were), `skipped_steps` (their number so far) and, if the loss is scaled,
+    `loss_scale_log2`. Loss and norm are those without scale.
 
     Args:
       abstract: from `abstract_state`; its shardings are the step's.
@@ -39,35 +48,51 @@ def make_train_step(
     """
     shardings = state_shardings(abstract)
     optimizer = make_optimizer(config.optimizer)
+    ignored, decay = config.optimizer.ignore_grad_norm, config.optimizer.ema_decay
+    if decay == "original":
+        decay = default_ema_decay(config.batch_size)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        scale = _current_loss_scale(config.optimizer, state)
 
-        def loss_fn(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
+        def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any, Metrics]]:
             loss, model_state, metrics = task.loss(params, state.model_state, batch, key)
-            return loss, (model_state, metrics)
+            return loss if scale is None else loss * scale, (loss, model_state, metrics)
 
         with jax.named_scope("loss_and_gradients"), nn.logical_axis_rules(rules):
-            (loss, (model_state, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+            (_, (loss, model_state, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         # Without this XLA may sum whole gradients on every device before it cuts them into shards.
         gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
 
         with jax.named_scope("update"):
             norm = global_norm(gradients)
+            if scale is not None:
+                norm = norm / scale
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-            total_steps = jnp.where(state.total_steps > 0, state.total_steps, config.steps)
+            taken = finite if ignored is None else finite & (norm <= ignored)
+            total_steps = jnp.where(state.total_steps > 0, state.total_steps, config.last_step)
             rate = learning_rate(config.optimizer, state.step, total_steps)
             direction, opt_state = optimizer.update(
-                clip(config.optimizer, gradients, norm), state.opt_state, state.params
+                clip(config.optimizer, gradients, norm, scale), state.opt_state, state.params
             )
             params = jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), state.params, direction)
-            learned = (params, opt_state, update_ema(config.optimizer, state.ema, params), model_state)
+            ema = None
+            if decay is not None:
+                ema = update_ema(state.ema, params, opt_state[0].count, decay, config.optimizer.ema_every)
+            learned = (params, opt_state, ema, model_state)
             before = (state.params, state.opt_state, state.ema, state.model_state)
             params, opt_state, ema, model_state = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old), learned, before
+                lambda new, old: jnp.where(taken, new, old), learned, before
             )
 
-        skipped = (~finite).astype(jnp.int32)
+        loss_scale = state.loss_scale
+        if loss_scale is not None:
+            adapted = update_loss_scale(loss_scale, ~jnp.isfinite(norm), 2 ** (1 / config.optimizer.loss_scale_window))
+            # A loss that is not finite itself says nothing about the scale.
+            loss_scale = jax.tree.map(lambda new, old: jnp.where(jnp.isfinite(loss), new, old), adapted, loss_scale)
+
+        skipped = (~taken).astype(jnp.int32)
         state = state.replace(
             step=state.step + 1,
             examples_seen=state.examples_seen + config.batch_size,
@@ -76,6 +101,7 @@ def make_train_step(
             opt_state=opt_state,
             ema=ema,
             model_state=model_state,
+            loss_scale=loss_scale,
         )
         metrics = {
             **metrics,
@@ -85,6 +111,8 @@ def make_train_step(
             "skipped": skipped,
             "skipped_steps": state.skipped_steps,
         }
+        if scale is not None:
+            metrics["loss_scale_log2"] = jnp.log2(scale)
         return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
 
     return jax.jit(
@@ -93,3 +121,9 @@ def make_train_step(
         in_shardings=(shardings, batch_sharding(mesh, rules, config.batch_size)),
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
+
+
+def _current_loss_scale(config: OptimizerConfig, state: TrainState) -> Float[Array, ""] | None:
+    if state.loss_scale is not None:
+        return state.loss_scale.scale
+    return None if config.loss_scale is None else jnp.float32(config.loss_scale)

@@ -26,7 +26,8 @@ def write_audio_dataset(out, train=TRAIN_SAMPLES, validation=VALIDATION_SAMPLES,
             for i, samples in enumerate(lengths):
                 artist, genre = (("Bach", "Baroque"), ("Clara Schumann", "Romantic"))[i % 2]
                 audio = rng.integers(-(2**15), 2**15, (samples, channels), dtype=np.int16)
-                song = Song(f"{split} {i}", artist, genre, "", f"{i}.wav", samples, 0)
+                lyrics = f"Verse {i},\nwith a line for every window of the song.\n" * 9 if i % 2 == 0 else ""
+                song = Song(f"{split} {i}", artist, genre, lyrics, f"{i}.wav", samples, 0)
                 writer.add(split, song, {"audio": audio})
         writer.finish()
     return open_dataset(out)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 import shutil
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 
 from jukebox_jax.errors import UserError
-from jukebox_jax.labels.ids import LabelTable
+from jukebox_jax.labels.ids import LabelTable, NameTable
+from jukebox_jax.labels.lyrics import LyricText, lyric_window
 from jukebox_jax.labels.timing import timing_bins
 from jukebox_jax.pipeline.dataset import RecordReader, open_dataset
-from jukebox_jax.pipeline.stream import LabelSpec, Stream, TimingSpec
+from jukebox_jax.pipeline.stream import LabelSpec, LyricSpec, Stream, TimingSpec
 
 WINDOW = 8192
+LYRICS = LyricSpec(LyricText("v3", "anyascii"), 64)
 
 
 def assert_equal(a, b):
@@ -25,7 +28,7 @@ def assert_equal(a, b):
 
 @pytest.fixture(scope="session")
 def label_spec(token_dataset):
-    return LabelSpec(token_dataset.labels, max_genres=3, timing=TimingSpec(16, 0.5, 60.0))
+    return LabelSpec(token_dataset.labels, max_genres=3, timing=TimingSpec(16, 0.5, 60.0), lyrics=LYRICS)
 
 
 @pytest.fixture(scope="session")
@@ -194,6 +197,55 @@ def test_labels_follow_the_song(token_dataset, label_spec, labelled):
         assert batch["total_bins"][i] == bins.total
         np.testing.assert_array_equal(batch["absolute_bins"][i], bins.absolute)
         np.testing.assert_array_equal(batch["relative_bins"][i], bins.relative)
+
+
+def test_lyrics_follow_the_window(token_dataset, labelled):
+    seen = set()
+    for position in range(0, 40, 4):
+        batch = labelled.batch(0, position)
+        assert batch["lyrics"].shape == (4, 64)
+        assert batch["lyrics"].dtype == np.int32
+        for row, song, offset in zip(batch["lyrics"], *labelled.windows(0, position), strict=True):
+            entry = token_dataset.splits["train"][song]
+            tokens = LYRICS.text.tokens(entry.lyrics)
+            window = lyric_window(tokens, 64, entry.samples, int(offset), WINDOW)
+            np.testing.assert_array_equal(row, window.tokens)
+            assert row.all() == bool(entry.lyrics)
+            assert row.any() == bool(entry.lyrics)  # without lyrics there is nothing but padding
+            seen.add((int(song), int(window.indices[0])))
+    assert len({song for song, _ in seen}) == 4
+    assert len(seen) > 12
+
+
+def test_lyrics_are_spelt_once(token_dataset, label_spec, monkeypatch):
+    stream = Stream(token_dataset, "train", WINDOW, batch_size=4, fields=("level_2",), labels=label_spec)
+    monkeypatch.setattr(LyricText, "tokens", None)
+    assert stream.batch(0, 0)["lyrics"].any()
+
+
+def test_genres_in_a_bag_of_words(audio_dataset):
+    table = LabelTable(
+        NameTable.from_pairs([("unknown", 0), ("clara_schumann", 1)]),
+        NameTable.from_pairs([("unknown", 0), ("late", 1), ("romantic", 2)]),
+        "v2",
+    )
+    songs = audio_dataset.splits["train"]
+    renamed = tuple(dataclasses.replace(song, genre=song.genre.replace("R", "late-r")) for song in songs)
+    dataset = dataclasses.replace(audio_dataset, splits={"train": renamed})
+    stream = Stream(dataset, "train", WINDOW, batch_size=42, labels=LabelSpec(table, max_genres=3))
+    batch = stream.batch(0, 0)
+    assert set(batch) == {"audio", "artist", "genres"}
+    for song, artist, genres in zip(stream.windows(0, 0)[0], batch["artist"], batch["genres"].tolist(), strict=True):
+        assert (artist, genres) == ((1, [1, 2, -1]) if song % 2 else (0, [0, -1, -1]))
+    with pytest.raises(UserError, match=r'"train 1" \(1\.wav\): The genre "late-romantic" is 2 words'):
+        Stream(dataset, "train", WINDOW, batch_size=1, labels=LabelSpec(table, max_genres=1))
+
+
+@pytest.mark.parametrize("n_tokens", [0, -2, 63])
+def test_a_window_of_lyrics_has_a_middle(token_dataset, n_tokens):
+    labels = LabelSpec(token_dataset.labels, lyrics=LyricSpec(LYRICS.text, n_tokens))
+    with pytest.raises(UserError, match=f"{n_tokens} lyric tokens: choose an even number"):
+        Stream(token_dataset, "train", WINDOW, batch_size=1, fields=("level_2",), labels=labels)
 
 
 def test_a_model_keeps_its_own_names(token_dataset):
