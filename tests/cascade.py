@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
@@ -12,11 +15,16 @@ from jukebox_jax.api import Model
 from jukebox_jax.checkpoint.models import TrainedCodec, TrainedPrior
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
+from jukebox_jax.models.lyrics import LyricConfig, LyricEncoderConfig
 from jukebox_jax.models.prior import PriorConfig, init_params
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, init_codec
 
 CODEC = VQVAEConfig(sample_rate=8000, widths=(4, 4, 4), depths=(1, 1, 1), emb_width=4, codes=24)
 LABELS = LabelTable.of(["Bach", "Corelli", "Monteverdi"], ["Song", "Dance"])
+#: A table whose genres are bags of words.
+BAGS = dataclasses.replace(LABELS, normalisation="v2")
+
+Lyrics = Literal["separate", "single"]
 
 
 def prior_config(level: int) -> PriorConfig:
@@ -34,6 +42,17 @@ def prior_config(level: int) -> PriorConfig:
     )
 
 
+def lyric_config(kind: Lyrics) -> PriorConfig:
+    """A top prior that takes 8 characters a window, and genres of two words."""
+    labels = LabelConfig(4, 3, max_genres=2, time_bins=8, max_duration_seconds=20.0)
+    config = dataclasses.replace(prior_config(2), labels=labels)
+    if kind == "separate":
+        encoder = LyricEncoderConfig(width=8, depth=1, heads=1, blocks=2)
+        lyrics = LyricConfig(8, 79, encoder=encoder, alignment_layer=3, alignment_head=1)
+        return dataclasses.replace(config, depth=4, attention_order=6, lyrics=lyrics)
+    return dataclasses.replace(config, depth=2, attention_order=0, merged_decoder=True, lyrics=LyricConfig(8, 79))
+
+
 def random_codec(config: VQVAEConfig = CODEC) -> Codec:
     params = meta.unbox(jax.jit(init_codec, static_argnums=0)(config, jax.random.key(0)))
     books = jax.random.normal(jax.random.key(1), (config.levels, config.codes, config.emb_width)) * 0.05
@@ -48,10 +67,36 @@ def random_prior(level: int) -> TrainedPrior:
     return TrainedPrior(config, params, LABELS, "tiny")
 
 
+def loud_params(config: PriorConfig) -> dict:
+    """Parameters drawn so that everything shows in the tokens, also what a fresh model starts at zero."""
+    rng = np.random.default_rng(config.depth)
+
+    def draw(path, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        return (0.5 * rng.normal(size=leaf.shape) + (path[-1].key == "scale")).astype(np.float32)
+
+    shapes = meta.unbox(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    if config.lyrics.encoder is not None:
+        params["lyrics"]["norm"]["scale"] *= 4  # what is sung is heard
+    output = params["decoder"]["output" if config.merged_decoder else "tokens"]
+    output *= 0.4  # no token is certain,
+    output[: config.shift] *= 0.1  # and music is likelier than lyrics
+    return jax.tree.map(jnp.asarray, params)
+
+
 @functools.cache
-def random_model() -> Model:
-    """The codec and three priors, sharing the hash "tiny"."""
-    return Model(TrainedCodec(CODEC, random_codec(), "tiny"), tuple(random_prior(level) for level in range(3)))
+def lyric_prior(kind: Lyrics) -> TrainedPrior:
+    config = lyric_config(kind)
+    return TrainedPrior(config, loud_params(config), BAGS, "tiny")
+
+
+@functools.cache
+def random_model(lyrics: Lyrics | None = None) -> Model:
+    """The codec and three priors, sharing the hash "tiny"; with `lyrics`, the top one takes them."""
+    priors = [random_prior(level) for level in range(3)]
+    if lyrics is not None:
+        priors[-1] = lyric_prior(lyrics)
+    return Model(TrainedCodec(CODEC, random_codec(), "tiny"), tuple(priors))
 
 
 def equal(a: np.ndarray, b: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jukebox_jax.audio.spectral import REFERENCE, STFT, log_magnitude_distance, spectral_convergence, spectral_distance
 from jukebox_jax.errors import UserError
-from jukebox_jax.models.codebook import Codebook, Quantised, draw_rows, quantise, quantise_and_learn
+from jukebox_jax.models.codebook import Codebook, Quantised, RandomRows, draw_rows, quantise, quantise_and_learn
 from jukebox_jax.models.vqvae import VQVAE, VQVAEConfig
 
 Waveform = Literal["l1", "l2", "linf", "lmix"]
@@ -121,12 +122,17 @@ def codec_losses(
     codebooks: tuple[Codebook, ...],
     audio: Float[Array, "b t 1"],
     key: Array | None,
+    rows: Sequence[RandomRows] | None = None,
 ) -> tuple[Float[Array, ""], tuple[Codebook, ...], dict[str, Float[Array, ""]]]:
     """The loss summed over levels, the codebooks after the step, and the metrics of the spec.
 
     Metrics of level l carry the suffix `_l{l + 1}`. Without a suffix the reconstruction, spectral and commitment losses
-    are sums over the levels, the quantiser's metrics means, and all others those of the finest level. With `key` None
-    nothing is learnt: the forward pass of evaluation, without quantiser metrics.
+    are sums over the levels, the quantiser's metrics means, and all others those of the finest level.
+
+    Args:
+      key: of the random rows that dead codes are replaced by; None: nothing is learnt, the forward pass of evaluation,
+        without quantiser metrics.
+      rows: these rows of each level, in place of new ones.
     """
     vqvae = VQVAE(model)
     target = audio[..., 0].astype(jnp.float32)
@@ -137,12 +143,15 @@ def codec_losses(
     for level in range(model.levels):
         with jax.named_scope(f"level_{level}"):
             latents = vqvae.apply({"params": params}, audio, level, method="encode_latents")
-            if key is None:
+            if key is None and rows is None:
                 quantised, codebook = quantise(codebooks[level].codes, latents), codebooks[level]
             else:
-                rows = draw_rows(jax.random.fold_in(key, level), latents, model.codes)
+                if rows is None:
+                    drawn = draw_rows(jax.random.fold_in(key, level), latents, model.codes)
+                else:
+                    drawn = rows[level]
                 quantised, codebook = quantise_and_learn(
-                    codebooks[level], latents, rows, config.codebook_decay, config.revival_threshold
+                    codebooks[level], latents, drawn, config.codebook_decay, config.revival_threshold
                 )
             output = vqvae.apply({"params": params}, quantised.vectors, level, method="decode_latents")
             prediction = output[..., 0].astype(jnp.float32)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int16, Int64
+from jaxtyping import Float, Int64
 
 from jukebox_jax.audio.files import to_float32
 from jukebox_jax.errors import UserError
@@ -253,7 +253,7 @@ class Stream:
         ]
         columns = [np.stack(column) for column in zip(*rows, strict=True)]
         if self.fields == ("audio",):
-            arrays = [_mono(columns[0], left)]
+            arrays = [mono(to_float32(columns[0]), left)]
         else:
             arrays = [column.astype(np.int32) for column in columns]
         return arrays + self._label_arrays(songs, offsets)
@@ -327,10 +327,9 @@ def _of_song(song: Song, error: UserError) -> UserError:
     return UserError(f'"{song.title}" ({song.file_name}): {error}')
 
 
-def _mono(audio: Int16[np.ndarray, "b t channels"], left: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b t 1"]:
+def mono(audio: Float[np.ndarray, "b t channels"], left: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b t 1"]:
     """Audio of one or two channels as float32 in [-1, 1]: left · L + (1 - left) · R."""
-    samples = to_float32(audio)
-    if samples.shape[2] == 1:
-        return samples
+    if audio.shape[2] == 1:
+        return audio
     weight = left[:, None, None]
-    return weight * samples[:, :, :1] + (1 - weight) * samples[:, :, 1:]
+    return weight * audio[:, :, :1] + (1 - weight) * audio[:, :, 1:]

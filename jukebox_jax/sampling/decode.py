@@ -14,6 +14,7 @@ from jukebox_jax.errors import UserError
 from jukebox_jax.models.attention import LayerCache
 from jukebox_jax.models.autoregressive import Conditioning
 from jukebox_jax.models.prior import Prior, PriorConfig, music_codes, sequence
+from jukebox_jax.sampling.windows import chunk_sizes
 
 #: Known tokens taken in at once: enough to keep an accelerator busy, few enough for its memory.
 PREFILL_CHUNK = 512
@@ -58,11 +59,6 @@ def song_keys(seed: int, songs: Int[Array, " b"], level: int) -> Key[Array, " b"
     """One key for each song and level, from which the key of every position is folded."""
     base = jax.random.key(seed)
     return jax.vmap(lambda song: jax.random.fold_in(jax.random.fold_in(base, song), level))(songs)
-
-
-def chunk_sizes(length: int, chunk: int) -> list[int]:
-    """How `length` known tokens are taken in: chunks of `chunk`, the last with what remains."""
-    return [min(chunk, length - start) for start in range(0, length, chunk)]
 
 
 def sample_window(

@@ -1,8 +1,25 @@
-"""Where the windows of a level start (spec: sampling, section 3)."""
+"""Which tokens are sampled together: the windows of a level, and how work is split (spec: sampling, 3 and 4)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from jukebox_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that has something to sample.
+
+    Attributes:
+      start: its first token, counted in the level.
+      given: how many of its tokens are known before it is sampled.
+      target: how many are known after.
+    """
+
+    start: int
+    given: int
+    target: int
 
 
 def window_starts(total: int, n_ctx: int, hop: int) -> list[int]:
@@ -23,6 +40,44 @@ def window_starts(total: int, n_ctx: int, hop: int) -> list[int]:
     return starts
 
 
+def plan(total: int, n_ctx: int, hop: int, have: int = 0, overrun: bool = False) -> list[Window]:
+    """The windows that take a level from its first `have` tokens to `total`; those with nothing new are left out.
+
+    Args:
+      overrun: where `total` is less than a window, add `total` tokens to those there are, instead of up to `total`: so
+        does the original, which then makes more of a prompt than was asked for.
+
+    >>> plan(100, 32, 16, have=88)
+    [Window(start=64, given=24, target=32), Window(start=68, given=28, target=32)]
+    >>> plan(20, 32, 16, have=25, overrun=True)
+    [Window(start=13, given=12, target=32)]
+    """
+    if total < n_ctx:
+        new = total if overrun else total - have
+        start = max(0, have + new - n_ctx)
+        return [Window(start, have - start, have + new - start)] if new > 0 else []
+    windows, filled = [], have
+    for start in window_starts(total, n_ctx, hop):
+        if start + n_ctx > filled:
+            windows.append(Window(start, filled - start, n_ctx))
+            filled = start + n_ctx
+    return windows
+
+
+def chunk_sizes(length: int, chunk: int) -> list[int]:
+    """How `length` known tokens are taken in: chunks of `chunk`, the last with what remains.
+
+    >>> chunk_sizes(13, 5)
+    [5, 5, 3]
+    """
+    return [min(chunk, length - start) for start in range(0, length, chunk)]
+
+
+def batch_sizes(songs: int, batch: int) -> list[int]:
+    """How many songs each batch holds; split as known tokens are."""
+    return chunk_sizes(songs, batch)
+
+
 def hop_tokens(n_ctx: int, hop_fraction: float, ratio: int, total: int, level: int) -> int:
     """New tokens per window.
 
@@ -33,7 +88,7 @@ def hop_tokens(n_ctx: int, hop_fraction: float, ratio: int, total: int, level: i
     if not 0 < hop_fraction <= 1:
         raise UserError(f"hop fraction {hop_fraction} of level {level} is not in (0, 1]: 0.5 is a good value.")
     hop = int(hop_fraction * n_ctx)
-    if hop == 0 or hop % ratio or (total > n_ctx and (total - n_ctx) % ratio):
+    if hop == 0 or any(start % ratio for start in window_starts(total, n_ctx, hop)):
         valid = max(ratio, round(hop / ratio) * ratio) / n_ctx
         raise UserError(
             f"hop fraction {hop_fraction} of level {level} makes windows start between tokens of the level above: "

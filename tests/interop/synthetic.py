@@ -70,7 +70,8 @@ def write(
         model = OrderedDict()
         for key, shape in shapes.items():
             kind = "HalfStorage" if half and key.endswith(".w") else "FloatStorage"
-            storages[key] = storages[tied[key]] if key in tied else _Storage(kind, str(len(storages)), int(np.prod(shape)))
+            own = _Storage(kind, str(len(storages)), int(np.prod(shape)))
+            storages[key] = storages[tied[key]] if key in tied else own
             model[key] = _Tensor(storages[key], shape)
         unique = {storage.key: storage for storage in storages.values()}
         rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ from flax.core import meta
 
 from jukebox_jax.audio.spectral import REFERENCE, spectral_convergence, spectral_distance
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, audio_losses, codec_losses
-from jukebox_jax.models.vqvae import VQVAE, VQVAEConfig, init_codec, untrained_codebooks
+from jukebox_jax.models.vqvae import VQVAEConfig, init_codec, untrained_codebooks
 
 TINY = VQVAEConfig(widths=(4, 4, 4), depths=(1, 1, 1), emb_width=4, codes=8)
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 import dataclasses
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from cascade import CODEC, equal, random_model
+from cascade import BAGS, CODEC, equal, lyric_prior, random_model, random_prior
 
 from jukebox_jax.errors import UserError
-from jukebox_jax.sampling.cascade import Request, check_request, sample_level
-from jukebox_jax.sampling.decode import SamplingConfig
+from jukebox_jax.labels.ids import UNKNOWN, LabelTable, NameTable
+from jukebox_jax.labels.lyrics import lyric_window
+from jukebox_jax.sampling.cascade import (
+    Request,
+    SongLabels,
+    check_request,
+    check_songs,
+    level_windows,
+    sample_level,
+    song_labels,
+    unknown_names,
+    window_conditioning,
+)
+from jukebox_jax.sampling.decode import SamplingConfig, sample_window, song_keys
 
 SECONDS = 1.0  # 8000 samples: 62 top tokens, 248 and 992 below; two to sixty windows of 32
 SETTINGS = {"seed": 3, "sampling": SamplingConfig(), "hop_fraction": 0.5, "batch_size": 3}
@@ -124,10 +137,147 @@ def test_an_unlabelled_model_samples_too():
     model = random_model()
     level = model.levels[2]
     config = dataclasses.replace(level.prior.config, labels=None)
-    params = {name: value for name, value in level.prior.params.items() if name != "labels"}
-    params["start"] = np.zeros((1, config.width), np.float32)
-    plain = dataclasses.replace(
-        level, prior=dataclasses.replace(level.prior, config=config, params=params, labels=None)
-    )
+    decoder = level.prior.params["decoder"] | {"start": np.zeros((1, config.width), np.float32)}
+    prior = dataclasses.replace(level.prior, config=config, params={"decoder": decoder}, labels=None)
+    plain = dataclasses.replace(level, prior=prior)
     check_request([plain], 8064, [0.5])
     assert sample_level(plain, [Request(0, 8064)], 63, **SETTINGS).shape == (1, 63)
+
+
+# ---- A request in numbers ---------------------------------------------------------------------------------------
+
+
+def test_a_request_in_the_numbers_of_a_prior():
+    prior = lyric_prior("separate")
+    request = Request(4, 9000, 500, "CORELLI", "Dance, Song!", "Héy \u266b ho")
+    labels = song_labels(prior, request)
+    assert (labels.index, labels.total_samples, labels.offset_samples, labels.artist) == (4, 9000, 500, 2)
+    assert labels.genres == tuple(BAGS.genres.find(word) for word in ("dance", "song")) == (1, 2)
+    assert prior.config.lyrics.text.text(labels.lyrics) == "Hey  ho"
+    assert song_labels(prior, labels) is labels
+    assert song_labels(prior, Request(0, 9000, genre="Song")).genres == (2, -1)
+    with pytest.raises(UserError, match='genre "a b c" is 3 words, the model takes 2'):
+        song_labels(prior, Request(0, 9000, genre="a b c"))
+    upsampler = song_labels(random_prior(0), request)
+    assert upsampler.genres == (0,)  # its genres are whole names
+    assert len(upsampler.lyrics) == 0
+
+
+def test_ids_need_no_names():
+    level = random_model("separate").levels[2]
+    nameless = LabelTable(*(NameTable.from_pairs([(UNKNOWN, 0)], rows) for rows in (4, 3)), normalisation="v2")
+    bare = dataclasses.replace(level, prior=dataclasses.replace(level.prior, labels=nameless))
+    lyrics = level.prior.config.lyrics.text.tokens("one two three")
+    by_name = sample_level(level, [Request(7, 8000, 0, "Bach", "Song Dance", "one two three")], 40, **SETTINGS)
+    in_numbers = sample_level(bare, [SongLabels(7, 8000, 0, 1, (2, 1), lyrics)], 40, **SETTINGS)
+    by_number = sample_level(bare, [Request(7, 8000, 0, "#1", "#2 #1", "one two three")], 40, **SETTINGS)
+    assert equal(by_name, in_numbers)
+    assert equal(by_name, by_number)
+
+
+def test_every_word_of_a_genre_counts():
+    level = random_model("single").levels[2]
+    one, both, other = (
+        sample_level(level, [Request(0, 8000, 0, "Bach", genre)], 32, **SETTINGS)
+        for genre in ("Song", "Song Dance", "Dance")
+    )
+    assert not equal(one, both)
+    assert not equal(both, other)
+
+
+@pytest.mark.parametrize("kind", ["separate", "single"])
+def test_lyrics_change_the_tokens(kind):
+    level = random_model(kind).levels[2]
+    text = "What passing bells for these who die as cattle"
+    first, again, other, none = (
+        sample_level(level, [Request(0, 8000, 0, "Bach", "Song", lyrics)], 62, **SETTINGS)[0]
+        for lyrics in (text, text, text[::-1], "")
+    )
+    assert equal(first, again)
+    assert not equal(first, other)
+    assert not equal(first, none)
+    assert max(first) < CODEC.codes
+
+
+def test_each_window_is_told_its_own_place_and_lyrics():
+    level = random_model("separate").levels[2]
+    song = song_labels(level.prior, Request(0, 20_000, 1500, lyrics="abcdefghijklmnopqrstuvwxyz"))
+    short = dataclasses.replace(song, lyrics=song.lyrics[:3])
+    early, late = (window_conditioning(level, [song, short], start) for start in (0, 62))
+    np.testing.assert_array_equal(early["lyrics"][1], [0] * 5 + [27, 28, 29])
+    for start, told in ((0, early), (62, late)):
+        offset = 1500 + start * 128
+        expected = lyric_window(song.lyrics, 8, 20_000, offset, 32 * 128, precision="float32").tokens
+        np.testing.assert_array_equal(told["lyrics"][0], expected)
+        np.testing.assert_array_equal(
+            told["relative_bins"][0], np.floor(8 * (offset + 128 * np.arange(32)) / 20_000).astype(int)
+        )
+    assert not equal(early["lyrics"][0], late["lyrics"][0])
+    upsampler = window_conditioning(random_model().levels[0], [song_labels(random_prior(0), Request(0, 8000))], 0)
+    assert set(upsampler) == {"artist", "genres"}
+
+
+def test_a_window_outside_the_song_is_refused_before_work():
+    level = random_model("single").levels[2]
+    song = song_labels(level.prior, Request(0, 8000, 7000))
+    windows = level_windows(level, 62, 0.5)
+    with pytest.raises(UserError, match="starts past the end"):
+        check_songs(level, [song], windows)
+    check_songs(level, [song], windows[:1])
+
+
+def test_unknown_names_of_a_mixed_cascade():
+    priors = random_model("separate").priors
+    assert unknown_names(priors, "Bach", "song") == []
+    known = "The closest it knows:"
+    assert unknown_names(priors, "Corely", "Song Danse") == [
+        f'The model does not know the artist "Corely" and takes it as unknown. {known} corelli.',
+        f'The prior of level 2 does not know the genre "danse" and takes it as unknown. {known} dance.',
+        'The prior of level 1 and 0 does not know the genre "Song Danse" and takes it as unknown. '
+        f"{known} song, dance.",
+    ]
+    # Upsamplers that know only whole genres do not know a bag of words that the top prior knows.
+    assert len(unknown_names(priors, "", "Song Dance")) == 1
+    unlabelled = [dataclasses.replace(prior, labels=None) for prior in priors[:2]]
+    assert unknown_names([*unlabelled, priors[2]], "x", "Song Dance") == [
+        'The model does not know the artist "x" and takes it as unknown.'
+    ]
+
+
+# ---- More than a song begins with -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["separate", "single"])
+@pytest.mark.parametrize("sampling", [SamplingConfig(top_k=1), SamplingConfig()], ids=["greedy", "drawn"])
+def test_a_song_goes_on_as_it_would_have(kind, sampling):
+    level = random_model(kind).levels[2]
+    requests = [Request(i, 16_000, 0, artist, "Song", "la la la la la") for i, artist in enumerate(("Bach", "Corelli"))]
+    settings = SETTINGS | {"sampling": sampling}
+    whole = sample_level(level, requests, 80, **settings)
+    assert len(np.unique(whole)) > 4
+    # A window's own lyric symbols are code 0 in what follows it, so one sequence goes on from where windows end.
+    for known in (48,) if kind == "single" else (48, 40, 37):
+        np.testing.assert_array_equal(sample_level(level, requests, 80, given=whole[:, :known], **settings), whole)
+
+
+def test_an_overrun_goes_on_beyond_the_song():
+    level = random_model().levels[2]
+    requests = [Request(i, 16_000, artist="Bach") for i in range(3)]
+    given = np.arange(75).reshape(3, 25).astype(np.int32) % CODEC.codes
+    assert equal(sample_level(level, requests, 20, given=given, **SETTINGS), given)  # nothing is left to sample
+    over = sample_level(level, requests, 20, given=given, overrun=True, **SETTINGS)
+    assert over.shape == (3, 45)
+    np.testing.assert_array_equal(over[:, :25], given)
+    labels = [song_labels(level.prior, request) for request in requests]
+    batch = window_conditioning(level, labels, 13) | {"tokens": np.pad(given[:, 13:], ((0, 0), (0, 20)))}
+    window = sample_window(
+        level.prior.config,
+        SETTINGS["sampling"],
+        level.prior.params,
+        {name: jnp.asarray(value) for name, value in batch.items()},
+        song_keys(SETTINGS["seed"], jnp.arange(3), 2),
+        given=12,
+        target=32,
+        first=13,
+    )
+    np.testing.assert_array_equal(over[:, 13:], window)

@@ -1,13 +1,18 @@
-"""Windows: the specification's examples, and that they cover every token once and in order."""
+"""Windows: the specification's examples, the original's plans, and that every token is sampled once and in order."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jukebox_jax.errors import UserError
-from jukebox_jax.sampling.windows import hop_tokens, window_starts
+from jukebox_jax.sampling.windows import Window, batch_sizes, chunk_sizes, hop_tokens, plan, window_starts
+
+RECORDED = Path(__file__).parents[3] / "shared" / "golden" / "f_sampling_plan.json"
 
 
 @pytest.mark.parametrize(
@@ -40,10 +45,67 @@ def test_windows_are_full_and_leave_nothing_out(total, n_ctx, data):
         assert starts[-1] + n_ctx == total
 
 
+@given(st.integers(1, 300), st.integers(1, 64), st.integers(0, 320), st.data())
+def test_a_plan_samples_every_token_once(total, n_ctx, have, data):
+    windows = plan(total, n_ctx, data.draw(st.integers(1, n_ctx)), have)
+    filled = have
+    for window in windows:
+        assert 0 <= window.given < window.target <= n_ctx
+        assert window.start + window.given == filled  # all that is known is before all that is new
+        filled = window.start + window.target
+        assert window.target == n_ctx or (total < n_ctx and window.start == 0)
+    assert filled == max(have, total)
+
+
+@given(st.integers(1, 63), st.integers(0, 200), st.data())
+def test_an_overrun_adds_as_many_tokens_as_were_asked_for(total, have, data):
+    n_ctx = data.draw(st.integers(total + 1, 64))
+    (window,) = plan(total, n_ctx, 1, have, overrun=True)
+    assert window.start + window.given == have
+    assert window.target - window.given == total
+    assert window.given >= 0
+    assert window.target == n_ctx or (window.start == 0 and window.target < n_ctx)
+    assert plan(n_ctx + total, n_ctx, 1, have, overrun=True) == plan(n_ctx + total, n_ctx, 1, have)
+
+
+def test_examples_of_plans():
+    assert plan(20, 32, 16, 25, overrun=True) == [Window(13, 12, 32)]
+    assert plan(20, 32, 16, 25) == plan(20, 32, 16, 20) == plan(64, 32, 16, 64) == []
+    assert plan(6890, 8192, 1024, 4134) == [Window(0, 4134, 6890)]
+    (quirk,) = plan(6890, 8192, 1024, 4134, overrun=True)
+    assert quirk.start + quirk.target == 11024  # the specification's example
+    assert batch_sizes(5, 2) == [2, 2, 1]
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded plans here")
+def test_plans_are_the_original_ones():
+    recorded = json.loads(RECORDED.read_text())
+    for case in recorded["starts"]:
+        assert window_starts(case["total_length"], case["n_ctx"], case["hop_length"]) == case["starts"]
+    for case in recorded["split_batch"]:
+        assert batch_sizes(case["n"], case["split"]) == case["sizes"]
+    for case in recorded["split_chunks"]:
+        assert chunk_sizes(case["length"], case["chunk"]) == case["sizes"]
+    for case in recorded["plans"]:
+        windows = plan(case["total"], case["n_ctx"], case["hop"], case["have"], overrun=True)
+        calls = [(w, size) for w in windows for size in batch_sizes(case["n_samples"], case["max_batch_size"])]
+        ratio = case["cond_downsample"]
+        for (window, size), call in zip(calls, case["calls"], strict=True):
+            assert (window.start, window.given) == (call["start"], call["prime_tokens"])
+            assert window.target - window.given == call["new_tokens"]
+            assert call["sample_tokens"] in (None, window.target)
+            assert call["y_offset_added"] == window.start * (8, 32, 128)[case["level"]]
+            assert call["n_samples"] == size
+            above = ratio and [window.start // ratio, (window.start + case["n_ctx"]) // ratio]
+            assert call["z_cond_range"] == above
+        assert case["final_tokens"] == max([case["have"], *(w.start + w.target for w in windows)])
+
+
 def test_hop_fractions():
     assert hop_tokens(8192, 0.5, 4, 27560, 1) == 4096
     with pytest.raises(UserError, match=r"hop fraction 0.1 of level 0.*use 0.10009765625"):
         hop_tokens(8192, 0.1, 4, 110240, 0)
     assert hop_tokens(8192, 0.10009765625, 4, 110240, 0) == 820  # the advice can be taken
+    assert hop_tokens(8192, 0.1, 4, 8192, 0) == 819  # one window starts at 0, whatever the hop
     with pytest.raises(UserError, match=r"not in \(0, 1\]"):
         hop_tokens(8192, 1.5, 1, 8192, 2)

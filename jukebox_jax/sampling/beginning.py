@@ -1,0 +1,187 @@
+"""What songs start from: nothing, a prompt, an earlier song, or a whole top level (spec: sampling, section 2)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, Int32, Integer
+
+from jukebox_jax.checkpoint.models import TrainedCodec
+from jukebox_jax.errors import UserError
+from jukebox_jax.models.vqvae import Codec, VQVAEConfig, encode
+
+Mode = Literal["ancestral", "primed", "continue", "upsample"]
+#: Mono audio: one prompt, or several.
+Prompt = Float[np.ndarray, " _"] | Sequence[Float[np.ndarray, " _"]]
+#: Tokens of one level: of one song, or of several.
+Codes = Integer[np.ndarray, "*n _"]
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """Tokens that are given: level 0 first, each (songs, tokens). Only in mode "upsample" is the top level complete."""
+
+    mode: Mode
+    tokens: tuple[Int32[np.ndarray, "n _"], ...]
+
+    def within(self, config: VQVAEConfig, sample_length: int, overrun: bool = False) -> Beginning:
+        """What of it belongs to songs of `sample_length` samples: a top level to upsample is cut to them.
+
+        Raises:
+          UserError: a top level to upsample is too short, or (unless they may `overrun`) other tokens are too many.
+        """
+        if self.mode == "upsample":
+            have = self.tokens[-1].shape[1] * config.hops[-1]
+            if have < sample_length:
+                raise UserError(
+                    f"upsample holds {have / config.sample_rate:.2f} s of the top level, less than the "
+                    f"{sample_length / config.sample_rate:.2f} s to make: ask for fewer seconds, or leave them out."
+                )
+            return Beginning(self.mode, (*self.tokens[:-1], self.tokens[-1][:, : sample_length // config.hops[-1]]))
+        longest = max(codes.shape[1] * hop for codes, hop in zip(self.tokens, config.hops, strict=True))
+        if longest > sample_length and not overrun:
+            raise UserError(
+                f"What the songs start from lasts {longest / config.sample_rate:.2f} s, more than the "
+                f"{sample_length / config.sample_rate:.2f} s to make: ask for more seconds, or use prompt_seconds."
+            )
+        return self
+
+    def provenance(self, song: int) -> dict[str, Any]:
+        """The mode, and of what is given to a song the number of tokens at each level and the SHA-256 of them all."""
+        ours = [level[song] for level in self.tokens]
+        if self.mode == "ancestral":
+            return {"mode": self.mode}
+        digest = hashlib.sha256(b"".join(codes.astype("<i4").tobytes() for codes in ours)).hexdigest()
+        return {"mode": self.mode, "given": {"tokens": [len(codes) for codes in ours], "sha256": digest}}
+
+
+def beginning(
+    codec: TrainedCodec,
+    songs: int,
+    *,
+    prompt: Prompt | None = None,
+    continue_from: Sequence[Codes] | None = None,
+    upsample: Codes | None = None,
+    prompt_seconds: float | None = None,
+) -> Beginning:
+    """The beginnings of `songs` songs; `jukebox_jax.api.Model.sample` says what may be given.
+
+    Raises:
+      UserError: more than one of the three is given, or something that these songs cannot start from.
+    """
+    config = codec.config
+    given = [
+        name
+        for name, value in (("prompt", prompt), ("continue_from", continue_from), ("upsample", upsample))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other: give one of them.")
+    if not given:
+        if prompt_seconds is not None:
+            raise UserError("prompt_seconds cuts what songs start from: give a prompt or tokens, or leave it out.")
+        return Beginning("ancestral", tuple(np.zeros((songs, 0), np.int32) for _ in config.hops))
+    length = None if prompt_seconds is None else _whole_top_tokens(config, prompt_seconds)
+    if prompt is not None:
+        return Beginning("primed", _encode_prompts(codec, prompt, songs, length))
+    if upsample is not None:
+        continue_from = [*(np.zeros(0, np.int32) for _ in config.hops[1:]), upsample]
+    if len(continue_from) != config.levels:
+        raise UserError(
+            f"continue_from holds {len(continue_from)} levels, the model has {config.levels}: give the tokens of each, "
+            "level 0 first (an empty array where there are none)."
+        )
+    levels = [_check_codes(config, given[0], level, codes) for level, codes in enumerate(continue_from)]
+    top = levels[-1].shape[1]
+    if top == 0:
+        raise UserError(f"{given[0]} holds no tokens of the top level: give those, or leave it out.")
+    if length is not None:
+        if length > top * config.hops[-1]:
+            raise _too_short(given[0], top * config.hops[-1], prompt_seconds, config)
+        levels = [codes[:, : length // hop] for codes, hop in zip(levels, config.hops, strict=True)]
+    tokens = tuple(_repeat(given[0], codes, songs) for codes in levels)
+    return Beginning("continue" if upsample is None else "upsample", tokens)
+
+
+def _whole_top_tokens(config: VQVAEConfig, seconds: float) -> int:
+    """Samples in whole tokens of the top level."""
+    if not math.isfinite(seconds):
+        raise UserError(f"prompt_seconds is {seconds}: give a finite number of seconds.")
+    top = config.hops[-1]
+    length = int(seconds * config.sample_rate) // top * top
+    if length <= 0:
+        raise UserError(
+            f"prompt_seconds={seconds:g} is less than one token of the top level: give at least "
+            f"{math.ceil(1000 * top / config.sample_rate) / 1000:g}."
+        )
+    return length
+
+
+def _encode_prompts(
+    codec: TrainedCodec, prompt: Prompt, songs: int, length: int | None
+) -> tuple[Int32[np.ndarray, "n _"], ...]:
+    config, top = codec.config, codec.config.hops[-1]
+    prompts = [prompt] if isinstance(prompt, np.ndarray) and prompt.ndim == 1 else list(prompt)
+    if not prompts:
+        raise UserError("prompt is an empty list: give audio, or leave it out.")
+    for audio in prompts:
+        if np.ndim(audio) != 1 or not np.issubdtype(np.asarray(audio).dtype, np.floating):
+            raise UserError("A prompt is not mono audio: give floating-point samples of shape (t,) in [-1, 1].")
+        if not np.isfinite(audio).all():
+            raise UserError("A prompt holds samples that are not finite numbers: give it without them.")
+    shortest, longest = (choose(len(audio) // top * top for audio in prompts) for choose in (min, max))
+    if shortest == 0:
+        raise UserError(f"A prompt is shorter than a token of the top level, {top} samples: give a longer one.")
+    if length is None:
+        if shortest != longest:
+            seconds = math.ceil(1000 * shortest / config.sample_rate) / 1000
+            raise UserError(f"The prompts differ in length: cut them, for instance with prompt_seconds={seconds:g}.")
+        length = shortest
+    elif length > shortest:
+        raise _too_short("prompt", shortest, length / config.sample_rate, config)
+    _check_rows("prompt", len(prompts), songs)
+    # In one piece, as the original: a piece's edges are not those of silence around it.
+    encoded = [_encode(config, codec.codec, np.asarray(a[:length], np.float32)[None, :, None]) for a in prompts]
+    rows = [np.concatenate(level) for level in zip(*jax.device_get(encoded), strict=True)]
+    return tuple(_repeat("prompt", level, songs) for level in rows)
+
+
+def _check_codes(config: VQVAEConfig, what: str, level: int, codes: Codes) -> Int32[np.ndarray, "n t"]:
+    codes = np.asarray(codes)
+    if codes.ndim not in (1, 2) or not (np.issubdtype(codes.dtype, np.integer) or codes.size == 0):
+        raise UserError(f"{what} has no tokens as level {level}: give integers of shape (tokens,), or (songs, tokens).")
+    codes = np.atleast_2d(codes)
+    if codes.size and not 0 <= codes.min() <= codes.max() < config.codes:
+        wrong = codes.min() if codes.min() < 0 else codes.max()
+        raise UserError(
+            f"{what} holds the code {wrong} at level {level}, the codec has 0 to {config.codes - 1}: "
+            "give tokens of this model's codec."
+        )
+    return codes.astype(np.int32)
+
+
+def _check_rows(what: str, rows: int, songs: int) -> None:
+    if not 1 <= rows <= songs:
+        raise UserError(f"{what} is for {rows} songs, but n_samples is {songs}: ask for n_samples={max(rows, 1)}.")
+
+
+def _repeat(what: str, rows: Int[np.ndarray, "n t"], songs: int) -> Int32[np.ndarray, "m t"]:
+    _check_rows(what, len(rows), songs)
+    return rows[np.arange(songs) % len(rows)].astype(np.int32)
+
+
+def _too_short(what: str, samples: int, seconds: float, config: VQVAEConfig) -> UserError:
+    have = samples / config.sample_rate
+    return UserError(f"{what} lasts {have:.2f} s, less than prompt_seconds={seconds:g}: give less, or a longer {what}.")
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode(config: VQVAEConfig, codec: Codec, audio: Float[Array, "b t 1"]) -> list[Int[Array, "b _"]]:
+    return encode(config, codec, audio)
