@@ -45,12 +45,12 @@ def prior_config(level: int) -> PriorConfig:
 def lyric_config(kind: Lyrics) -> PriorConfig:
     """A top prior that takes 8 characters a window, and genres of two words."""
     labels = LabelConfig(4, 3, max_genres=2, time_bins=8, max_duration_seconds=20.0)
-    config = dataclasses.replace(prior_config(2), labels=labels)
+    config = dataclasses.replace(prior_config(2), labels=labels, merged_decoder=True)
     if kind == "separate":
         encoder = LyricEncoderConfig(width=8, depth=1, heads=1, blocks=2)
         lyrics = LyricConfig(8, 79, encoder=encoder, alignment_layer=3, alignment_head=1)
         return dataclasses.replace(config, depth=4, attention_order=6, lyrics=lyrics)
-    return dataclasses.replace(config, depth=2, attention_order=0, merged_decoder=True, lyrics=LyricConfig(8, 79))
+    return dataclasses.replace(config, depth=2, attention_order=0, lyrics=LyricConfig(8, 79))
 
 
 def random_codec(config: VQVAEConfig = CODEC) -> Codec:
@@ -68,7 +68,7 @@ def random_prior(level: int) -> TrainedPrior:
 
 
 def loud_params(config: PriorConfig) -> dict:
-    """Parameters drawn so that everything shows in the tokens, also what a fresh model starts at zero."""
+    """Parameters of a `lyric_config`, drawn so that everything shows, also what a fresh model starts at zero."""
     rng = np.random.default_rng(config.depth)
 
     def draw(path, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -77,10 +77,12 @@ def loud_params(config: PriorConfig) -> dict:
     shapes = meta.unbox(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     if config.lyrics.encoder is not None:
-        params["lyrics"]["norm"]["scale"] *= 4  # what is sung is heard
-    output = params["decoder"]["output" if config.merged_decoder else "tokens"]
-    output *= 0.4  # no token is certain,
-    output[: config.shift] *= 0.1  # and music is likelier than lyrics
+        params["lyrics"]["norm"]["scale"] *= 2  # what is sung is heard
+    params["decoder"]["transformer"]["layers"]["attention_out"]["kernel"] *= 10
+    params["decoder"]["positions"] *= 3
+    params["labels"]["genre"] *= 8  # heard at the first token only
+    params["decoder"]["output"] *= 0.4  # no token is certain,
+    params["decoder"]["output"][: config.shift] *= 0.1  # and music is likelier than lyrics
     return jax.tree.map(jnp.asarray, params)
 
 

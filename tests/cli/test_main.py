@@ -22,7 +22,7 @@ from jukebox_jax.cli.main import VERBS, describe, main
 from jukebox_jax.pipeline.dataset import open_dataset
 from jukebox_jax.recipe import Effort
 
-NAMES = [verb.__name__.rpartition(".")[2] for verb in VERBS]
+NAMES = [verb.__name__.rpartition(".")[2].replace("_", "-") for verb in VERBS]
 
 
 @pytest.mark.parametrize("name", NAMES)

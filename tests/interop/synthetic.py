@@ -9,14 +9,23 @@ import pickle
 import struct
 import sys
 import types
+import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jukebox_jax.interop import hparams, layout
+from jukebox_jax.interop.released import RELEASES
+from jukebox_jax.labels.ids import Normalisation
+from jukebox_jax.models.prior import PriorConfig
+from jukebox_jax.models.vqvae import VQVAEConfig
+
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_CHUNK = 2**22
 
 
 class _Storage:
@@ -38,15 +47,21 @@ class _Tensor:
 
 
 class _Pickler(pickle.Pickler):
+    def __init__(self, file: Any, legacy: bool):
+        super().__init__(file, 2)
+        self._view = (None,) if legacy else ()
+
     def persistent_id(self, value: Any):
         if isinstance(value, _Storage):
             kind = getattr(sys.modules["torch"], value.kind)
-            return ("storage", kind, value.key, "cuda:0", value.count, None)
+            return ("storage", kind, value.key, "cuda:0", value.count, *self._view)
         return None
 
 
-def _pretend_torch() -> None:
+@contextmanager
+def _pretend_torch() -> Iterator[None]:
     """Modules under torch's names, so that pickle writes the names that torch would."""
+    saved = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "torch"}
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for kind in ("FloatStorage", "HalfStorage"):
         setattr(torch, kind, type(kind, (), {"__module__": "torch"}))
@@ -57,44 +72,105 @@ def _pretend_torch() -> None:
     _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
     utils._rebuild_tensor_v2 = _rebuild_tensor_v2
     sys.modules |= {"torch": torch, "torch._utils": utils}
-
-
-def write(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], *, tied: Mapping[str, str], half: bool, seed: int = 0
-) -> None:
-    """Writes random weights (std 0.02; Conv1D weights in half precision if `half`) in the legacy container."""
-    saved = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "torch"}
-    _pretend_torch()
     try:
-        storages: dict[str, _Storage] = {}
-        model = OrderedDict()
-        for key, shape in shapes.items():
-            kind = "HalfStorage" if half and key.endswith(".w") else "FloatStorage"
-            own = _Storage(kind, str(len(storages)), int(np.prod(shape)))
-            storages[key] = storages[tied[key]] if key in tied else own
-            model[key] = _Tensor(storages[key], shape)
-        unique = {storage.key: storage for storage in storages.values()}
-        rng = np.random.default_rng(seed)
-        with open(path, "wb") as file:
-            for value in (_MAGIC, _PROTOCOL, {"little_endian": True}):
-                pickle.dump(value, file, 2)
-            _Pickler(file, 2).dump({"model": model, "step": 7})
-            pickle.dump(list(unique), file, 2)
-            for storage in unique.values():
-                file.write(struct.pack("<q", storage.count))
-                for start in range(0, storage.count, 2**22):
-                    values = rng.standard_normal(min(2**22, storage.count - start), np.float32) * np.float32(0.02)
-                    file.write(values.astype(np.float16 if storage.kind == "HalfStorage" else np.float32).tobytes())
+        yield
     finally:
         for name in ("torch", "torch._utils"):
             del sys.modules[name]
         sys.modules |= saved
 
 
-if __name__ == "__main__":
-    from jukebox_jax.interop import layout
-    from jukebox_jax.interop.released import RELEASES
+def write(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    tied: Mapping[str, str] | None = None,
+    half: bool = False,
+    seed: int = 0,
+    prefix: str = "",
+    legacy: bool = True,
+    **beside: Any,
+) -> None:
+    """Writes random weights (std 0.02).
 
-    config = RELEASES[sys.argv[2]].config
-    own = {} if config.merged_decoder else {"prior.x_out.weight": "prior.x_emb.weight"}
-    write(Path(sys.argv[1]), layout.prior_shapes(config), tied=own, half=config.merged_decoder)
+    Args:
+      tied: key → the key before it whose storage it shares.
+      half: Conv1D weights in half precision.
+      prefix: before every key, as data-parallel training leaves it.
+      legacy: the container of the released files; otherwise zip.
+      beside: what the file holds beside `model`, such as `step` and `hps`.
+    """
+    storages: dict[str, _Storage] = {}
+    model = OrderedDict()
+    for key, shape in shapes.items():
+        kind = "HalfStorage" if half and key.endswith(".w") else "FloatStorage"
+        own = _Storage(kind, str(len(storages)), int(np.prod(shape)))
+        storages[key] = storages[tied[key]] if key in (tied or {}) else own
+        model[prefix + key] = _Tensor(storages[key], shape)
+    unique = list({storage.key: storage for storage in storages.values()}.values())
+    rng = np.random.default_rng(seed)
+    with _pretend_torch():
+        (_write_legacy if legacy else _write_zip)(path, {"model": model, **beside}, unique, rng)
+
+
+def _write_legacy(path: Path, contents: dict, storages: list[_Storage], rng: np.random.Generator) -> None:
+    with open(path, "wb") as file:
+        for value in (_MAGIC, _PROTOCOL, {"little_endian": True}):
+            pickle.dump(value, file, 2)
+        _Pickler(file, legacy=True).dump(contents)
+        pickle.dump([storage.key for storage in storages], file, 2)
+        for storage in storages:
+            file.write(struct.pack("<q", storage.count))
+            file.writelines(_values(storage, rng))
+
+
+def _write_zip(path: Path, contents: dict, storages: list[_Storage], rng: np.random.Generator) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("archive/data.pkl", "w") as file:
+            _Pickler(file, legacy=False).dump(contents)
+        archive.writestr("archive/byteorder", "little")
+        for storage in storages:
+            with archive.open(f"archive/data/{storage.key}", "w", force_zip64=True) as file:
+                file.writelines(_values(storage, rng))
+
+
+def _values(storage: _Storage, rng: np.random.Generator) -> Iterable[bytes]:
+    dtype = np.float16 if storage.kind == "HalfStorage" else np.float32
+    for start in range(0, storage.count, _CHUNK):
+        values = rng.standard_normal(min(_CHUNK, storage.count - start), np.float32) * np.float32(0.02)
+        yield values.astype(dtype).tobytes()
+
+
+# ---- Whole models -----------------------------------------------------------------------------------------------
+
+
+def tied_keys(entries: Iterable[layout.Entry]) -> dict[str, str]:
+    """Key → the key whose matrix it repeats."""
+    first: dict[tuple[str, ...], str] = {}
+    return {entry.key: first[entry.path] for entry in entries if first.setdefault(entry.path, entry.key) and entry.tied}
+
+
+def write_codec(path: Path, config: VQVAEConfig, **options: Any) -> None:
+    """A VQ-VAE with its hyper-parameters; `options` are those of `write`."""
+    write(path, layout.codec_shapes(config), **{"step": 7, "hps": hparams.codec_hparams(config)} | options)
+
+
+def write_prior(
+    path: Path,
+    config: PriorConfig,
+    *,
+    normalisation: Normalisation = "v3",
+    names: layout.ConditionerNames = "blocks",
+    **options: Any,
+) -> None:
+    """A prior with its hyper-parameters; `options` are those of `write`."""
+    contents = {"step": 7, "hps": hparams.prior_hparams(config, normalisation, names)} | options
+    tied = tied_keys(layout.prior_layout(config, names))
+    write(path, layout.prior_shapes(config, names), tied=tied, half=config.merged_decoder, **contents)
+
+
+if __name__ == "__main__":
+    released = RELEASES[sys.argv[2]].config
+    # The released files may say nothing of themselves.
+    write_one = write_codec if isinstance(released, VQVAEConfig) else write_prior
+    write_one(Path(sys.argv[1]), released, hps={})

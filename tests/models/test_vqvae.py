@@ -17,6 +17,7 @@ from jukebox_jax.models.vqvae import (
     encode,
     encoder_reach,
     flops_per_sample,
+    init_codec,
 )
 
 TINY = VQVAEConfig(widths=(8, 4, 4), depths=(2, 2, 1), emb_width=8, codes=16)

@@ -176,9 +176,9 @@ def test_ids_need_no_names():
 
 
 def test_every_word_of_a_genre_counts():
-    level = random_model("single").levels[2]
+    level = random_model("separate").levels[2]
     one, both, other = (
-        sample_level(level, [Request(0, 8000, 0, "Bach", genre)], 32, **SETTINGS)
+        sample_level(level, [Request(i, 10_000, 0, "Bach", genre) for i in range(3)], 62, **SETTINGS)
         for genre in ("Song", "Song Dance", "Dance")
     )
     assert not equal(one, both)
