@@ -5,6 +5,7 @@ Hyper-parameters travel as a dictionary with the original's names; what is absen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -130,12 +131,12 @@ def prior_config(hps: Hparams, codec: VQVAEConfig) -> PriorConfig:
 
 
 def codec_hparams(config: VQVAEConfig) -> dict[str, Any]:
-    """The hyper-parameters that `codec_config` reads; the inverse, where widths and depths have a common factor.
+    """The hyper-parameters that `codec_config` reads; its inverse.
 
     Raises:
       UserError: levels whose widths and depths differ by different factors, for which the original has no numbers.
     """
-    width, depth = min(config.widths), min(config.depths)
+    width, depth = math.gcd(*config.widths), math.gcd(*config.depths)
     multipliers = [w // width for w in config.widths]
     if [(width * m, depth * m) for m in multipliers] != list(zip(config.widths, config.depths, strict=True)):
         raise UserError(
