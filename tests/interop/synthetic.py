@@ -24,7 +24,7 @@ from jukebox_jax.labels.ids import Normalisation
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
 
-_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _CHUNK = 2**22
 
 
@@ -115,7 +115,7 @@ def write(
 
 def _write_legacy(path: Path, contents: dict, storages: list[_Storage], rng: np.random.Generator) -> None:
     with open(path, "wb") as file:
-        for value in (_MAGIC, _PROTOCOL, {"little_endian": True}):
+        for value in (MAGIC, PROTOCOL, {"little_endian": True}):
             pickle.dump(value, file, 2)
         _Pickler(file, legacy=True).dump(contents)
         pickle.dump([storage.key for storage in storages], file, 2)
