@@ -1,218 +1,230 @@
-"""A folder of music becomes a dataset folder.
+"""Music becomes a dataset folder: find, decode, decide, store. Read `prepare` from top to bottom.
 
-The folder holds audio files and, if it likes, `metadata.jsonl`: one JSON object a line with `file_name` (a path inside
-the folder) and optionally `title`, `artist`, `genre`, `lyrics` and `split` ("train" or "validation"); other keys are
-left alone. Without that file every audio file found is taken, untitled and unlabelled.
+Work in progress lies in a folder of its own (`.NAME.partial` beside the output): decoded pieces, then shards. Whatever
+ends a run, the same command goes on from there and ends with the same bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
+from etils import epath
 
-from jukebox_jax.audio.files import READABLE_SUFFIXES, UNREADABLE_SUFFIXES, audio_info, read_audio, to_int16
-from jukebox_jax.corpus.records import DatasetWriter, new_dataset_folder
+from jukebox_jax.corpus.parts import DecodeTask, crashed, decode_piece, read_finding
+from jukebox_jax.corpus.piece import Catalogue, Finding
+from jukebox_jax.corpus.plan import Kept, Plan, PlanSettings, make_plan, title_of
+from jukebox_jax.corpus.records import ShardTask, StoredSong, finish_dataset, plan_shards, write_shard
+from jukebox_jax.corpus.report import make_report, write_tables
+from jukebox_jax.corpus.runners import Runner, local_runner
+from jukebox_jax.corpus.song import SongSettings, check_settings
+from jukebox_jax.corpus.sources import find_pieces
 from jukebox_jax.errors import UserError
-from jukebox_jax.labels.ids import UNKNOWN, LabelTable
+from jukebox_jax.files import folder_lock
+from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.pipeline.dataset import RECORD_SAMPLES, SPLITS, Dataset, Song, open_dataset
+from jukebox_jax.remote import is_remote, upload
 
-VALIDATION_SHARE = 0.1
+#: stage ("find", "decode", "store"), items done, items in all (0: not known), seconds of music so far.
+Progress = Callable[[str, int, int, float], None]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One row of the metadata. `split` is empty until it is decided."""
+class PrepareSettings:
+    """What is made of the sources; where the work is done does not matter to the bytes."""
 
-    path: Path
-    file_name: str
-    title: str
-    artist: str
-    genre: str
-    lyrics: str
-    split: str
+    song: SongSettings = SongSettings()
+    plan: PlanSettings = PlanSettings()
 
 
 def prepare(
-    source: os.PathLike | str,
+    sources: Sequence[os.PathLike | str] | os.PathLike | str,
     out: os.PathLike | str,
+    settings: PrepareSettings = PrepareSettings(),
     *,
-    sample_rate: int = 44_100,
-    channels: int | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    labels: LabelTable | None = None,
+    work: os.PathLike | str | None = None,
+    decode_runner: Runner | None = None,
+    store_runner: Runner | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
-    """Decodes, resamples and stores every piece of `source` in the new folder `out`.
+    """Decodes, chooses, labels and stores the music of `sources` in the new folder `out`.
 
-    The same input gives the same bytes. All files are checked by their headers before anything is written, and `out`
-    appears only when it is complete.
+    A piece that cannot be used never ends the run: `report.json` has a verdict for every file. The same input gives
+    the same bytes, whoever does the work.
 
     Args:
-      channels: 1 (mono) or 2; None takes 1 if every file is mono, else 2.
-      progress: called after each piece with (pieces done, pieces in all, title).
+      sources: as `corpus.sources.find_pieces` takes them.
+      out: a folder here or in a bucket; it must not exist, or be empty.
+      labels: a table whose ids stay as they are; new names are added behind.
+      work: where work in progress lies, by default beside `out` (in the current folder for an `out` in a bucket);
+        it must be reachable by all workers.
+      decode_runner, store_runner: who decodes, and who writes shards; by default this machine's cores, and this
+        process.
+      progress: called as work is done.
 
     Raises:
-      UserError: bad metadata (file and line are named), a missing, corrupt or unreadable audio file, a file outside
-        `source`, no training piece, or `out` exists or is being written.
+      UserError: sources without any usable piece, settings that cannot be, `out` exists or is being written.
+      OSError: a full disk; what is done stays done.
     """
-    source = Path(source)
-    pieces = assign_splits(find_pieces(source))
-    if not any(piece.split == "train" for piece in pieces):
-        raise UserError(f'{source} has no piece for training: give some rows of metadata.jsonl the split "train".')
-    channels = _channels(pieces, channels)
-    labels = LabelTable.of((piece.artist for piece in pieces), (piece.genre for piece in pieces))
-    with new_dataset_folder(out) as folder:
-        header = Dataset(
-            folder=folder,
-            sample_rate=sample_rate,
-            channels=channels,
-            record_samples=RECORD_SAMPLES,
-            fields={"audio": 1},
-            splits={},
-            labels=labels,
-            shards={},
-            codec={},
+    sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    check_settings(settings.song)
+    tell = progress or (lambda *_: None)
+    with _work_folder(out, work) as folder:
+        catalogue = find_pieces(
+            [os.fspath(source) for source in sources],
+            data_dir=settings.song.data_dir,
+            progress=lambda done, total: tell("find", done, total, 0.0),
         )
-        writer = DatasetWriter(folder, header)
-        try:
-            for done, piece in enumerate(pieces, start=1):
-                samples = to_int16(_to_channels(read_audio(piece.path, sample_rate), channels, piece.path))
-                song = Song(
-                    title=piece.title,
-                    artist=piece.artist,
-                    genre=piece.genre,
-                    lyrics=piece.lyrics,
-                    file_name=piece.file_name,
-                    samples=len(samples),
-                    first_record=0,
-                )
-                writer.add(piece.split, song, {"audio": samples})
-                if progress is not None:
-                    progress(done, len(pieces), piece.title)
-            writer.finish()
-        finally:
-            writer.close()
+        tasks = [DecodeTask(piece, settings.song, os.fspath(folder / "parts")) for piece in catalogue.pieces]
+        findings = _decode(tasks, decode_runner or local_runner(crashed=crashed), tell)
+        plan = make_plan(catalogue.pieces, findings, settings.plan, labels)
+        _check_plan(plan, catalogue, findings, sources)
+        dataset, shards = _plan_dataset(folder, out, plan, tasks, settings.song)
+        _store(folder, shards, dataset.sample_rate, store_runner or local_runner(1), tell)
+        with _tables_folder(folder, out) as tables:
+            finish_dataset(tables, dataset, shards)
+            report = make_report(catalogue, findings, plan, settings, dataset.sample_rate)
+            write_tables(tables, report, plan, dataset.sample_rate)
     return open_dataset(out)
 
 
-def find_pieces(source: Path) -> list[Piece]:
-    """The pieces of a folder, from its `metadata.jsonl` or, without one, from the audio files found in it.
-
-    Raises:
-      UserError: as `prepare`.
-    """
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder: name the folder that holds the audio files.")
-    metadata = source / "metadata.jsonl"
-    if metadata.exists():
-        pieces = _read_metadata(metadata)
-    else:
-        found = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
-        for name in found:
-            if PurePosixPath(name).suffix.lower() in UNREADABLE_SUFFIXES:
-                raise UserError(f"{source / name} is in a format that cannot be decoded here: convert it to FLAC.")
-        names = [name for name in found if PurePosixPath(name).suffix.lower() in READABLE_SUFFIXES]
-        pieces = [_piece({"file_name": name}, source, f"{source / name}") for name in names]
-    if not pieces:
-        raise UserError(f"{source} holds no audio: put WAV, FLAC, Ogg or MP3 files there.")
-    return pieces
+# ---- Stages -----------------------------------------------------------------------------------------------------
 
 
-def assign_splits(pieces: list[Piece]) -> list[Piece]:
-    """Gives a split to each piece that has none: about a tenth, by a hash of title and artist, goes to validation.
-
-    Versions of one piece share a hash, so they stay together. Of two or more distinct pieces at least one is in each
-    split.
-    """
-    keys = [hashlib.sha256(f"{piece.title.lower()}\n{piece.artist.lower()}".encode()).hexdigest() for piece in pieces]
-    undecided = {key for key, piece in zip(keys, pieces, strict=True) if not piece.split}
-    held_out = {key for key in undecided if int(key[:8], 16) < VALIDATION_SHARE * 2**32}
-    decided = {piece.split for piece in pieces if piece.split}
-    # The extremes of the hash order move first, so that adding pieces moves as few others as possible.
-    if "validation" not in decided and not held_out and len(undecided) + ("train" in decided) >= 2:
-        held_out = {min(undecided)}
-    if "train" not in decided and held_out == undecided:
-        held_out = undecided - {max(undecided, default="")}
-    return [
-        piece if piece.split else replace(piece, split="validation" if key in held_out else "train")
-        for key, piece in zip(keys, pieces, strict=True)
-    ]
+def _decode(tasks: Sequence[DecodeTask], run: Runner, tell: Progress) -> list[Finding]:
+    """The findings of all pieces, from the work folder where they are there already."""
+    findings = {task.key: finding for task in tasks if (finding := read_finding(task)) is not None}
+    seconds = sum(finding.samples / tasks[0].settings.sample_rate for finding in findings.values())
+    done = sum(task.key in findings for task in tasks)
+    tell("decode", done, len(tasks), seconds)
+    for task in run(decode_piece, [task for task in tasks if task.key not in findings]):
+        finding = read_finding(task)
+        if finding is None:
+            raise UserError(f"{task.work} lost a piece that was decoded: is the disk shared by all workers?")
+        findings[task.key] = finding
+        done, seconds = done + 1, seconds + finding.samples / task.settings.sample_rate
+        tell("decode", done, len(tasks), seconds)
+    return [findings[task.key] for task in tasks]
 
 
-def _read_metadata(path: Path) -> list[Piece]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8.") from None
-    pieces, seen = [], {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where} is not JSON ({error}): write one object a line.") from None
-        piece = _piece(row, path.parent, where)
-        if piece.path in seen:
-            raise UserError(f"{where} names {piece.file_name} again (first on line {seen[piece.path]}): remove one.")
-        seen[piece.path] = number
-        pieces.append(piece)
-    return pieces
+def _check_plan(plan: Plan, catalogue: Catalogue, findings: Sequence[Finding], sources: Sequence[object]) -> None:
+    where = ", ".join(map(str, sources))
+    if not plan.kept:
+        reasons = [finding.verdict for finding in findings] + [problem.reason for problem in catalogue.problems]
+        raise UserError(f"{where} holds no usable music ({len(reasons)} refused; the first: {reasons[0]})")
+    if not any(kept.piece.split == "train" for kept in plan.kept):
+        raise UserError(f'{where} has no piece for training: give some rows of the metadata the split "train".')
 
 
-def _piece(row: object, source: Path, where: str) -> Piece:
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not row["file_name"]:
-        raise UserError(f'{where} has no "file_name": give the path of an audio file inside {source}.')
-    text = {}
-    for key in ("title", "artist", "genre", "lyrics", "split"):
-        value = row.get(key)
-        if value is not None and not isinstance(value, str):
-            raise UserError(f'{where}: "{key}" is {json.dumps(value)}, not text: put it in quotes, or leave it out.')
-        text[key] = value or ""
-    if text["split"] not in ("", *SPLITS):
-        raise UserError(f'{where}: "split" is "{text["split"]}": use "train" or "validation", or leave it out.')
-    if any("\0" in part or not _is_text(part) for part in (row["file_name"], *text.values())):
-        raise UserError(f"{where} holds characters that are not text (NUL or half a surrogate pair): remove them.")
-    path = (source / row["file_name"]).resolve()
-    if not path.is_relative_to(source.resolve()):
-        raise UserError(f"{where}: {row['file_name']} lies outside {source}: copy the file into the folder.")
-    if not path.exists():
-        raise UserError(f"{where}: {source / row['file_name']} does not exist: add the file, or remove the row.")
-    return Piece(
-        path=path,
-        file_name=row["file_name"],
-        title=text["title"].strip() or PurePosixPath(row["file_name"]).stem,
-        artist=text["artist"].strip() or UNKNOWN,
-        genre=text["genre"].strip() or UNKNOWN,
-        lyrics=text["lyrics"],
-        split=text["split"],
+def _plan_dataset(
+    folder: epath.Path, out: os.PathLike | str, plan: Plan, tasks: Sequence[DecodeTask], settings: SongSettings
+) -> tuple[Dataset, list[ShardTask]]:
+    """The dataset with its song table, and its shards: in a bucket where they will stay, else in the work folder."""
+    header = Dataset(
+        folder=epath.Path(out) if is_remote(out) else folder / "dataset",
+        sample_rate=settings.sample_rate,
+        channels=settings.channels or max(kept.finding.channels for kept in plan.kept),
+        record_samples=RECORD_SAMPLES,
+        fields={"audio": 1},
+        splits={},
+        labels=plan.labels,
+        shards={},
+        codec={},
+    )
+    parts = {task.piece.file_name: task for task in tasks}
+    stored: dict[str, list[StoredSong]] = {split: [] for split in SPLITS}
+    for kept in plan.kept:
+        file = os.fspath(parts[kept.piece.file_name].samples_path)
+        stored[kept.piece.split].append(StoredSong(_song(kept), {"audio": file}, kept.finding.channels))
+    splits, shards = plan_shards(header.folder, header, stored)
+    return dataclasses.replace(header, splits=splits), shards
+
+
+def _store(folder: epath.Path, shards: Sequence[ShardTask], sample_rate: int, run: Runner, tell: Progress) -> None:
+    """Writes the shards that are not there yet."""
+    staged = epath.Path(shards[0].path).parent
+    plan = hashlib.sha256(json.dumps([dataclasses.asdict(shard) for shard in shards]).encode()).hexdigest()
+    note = folder / "plan"
+    # Shards of an interrupted run stay only if the very same ones are to be written now.
+    if not (note.exists() and note.read_text() == plan):
+        for shard in staged.glob("music-*") if staged.exists() else ():
+            shard.unlink()
+        note.write_text(plan)
+    staged.mkdir(parents=True, exist_ok=True)
+    seconds = 0.0
+    tell("store", 0, len(shards), seconds)
+    for number, shard in enumerate(run(write_shard, shards), start=1):
+        seconds += sum(stop - first for _, first, stop in shard.slices) * RECORD_SAMPLES / sample_rate
+        tell("store", number, len(shards), seconds)
+
+
+@contextlib.contextmanager
+def _tables_folder(folder: epath.Path, out: os.PathLike | str) -> Iterator[Path]:
+    """Yields the folder for everything but shards, and then makes all of it appear as `out`."""
+    if not is_remote(out):
+        staged = Path(folder / "dataset")
+        yield staged
+        if Path(out).exists():
+            Path(out).rmdir()
+        os.replace(staged, out)
+        return
+    with tempfile.TemporaryDirectory() as tables:
+        yield Path(tables)
+        # The song table makes it a dataset, and comes last.
+        files = sorted(Path(tables).iterdir(), key=lambda path: (path.name == "songs.json", path.name))
+        for path in files:
+            upload(path, epath.Path(out) / path.name)
+
+
+def _song(kept: Kept) -> Song:
+    piece = kept.piece
+    return Song(
+        title=title_of(piece),
+        artist=piece.artist,
+        genre=piece.genre,
+        lyrics=piece.lyrics,
+        file_name=piece.file_name,
+        samples=kept.finding.samples,
+        first_record=0,
     )
 
 
-def _is_text(value: str) -> bool:
-    """JSON can spell half a surrogate pair, which no file can hold."""
-    return not any(0xD800 <= ord(character) < 0xE000 for character in value)
+# ---- Work folder ------------------------------------------------------------------------------------------------
 
 
-def _channels(pieces: list[Piece], channels: int | None) -> int:
-    """Reads every header, so that a bad file is found before anything is decoded."""
-    widest = max(audio_info(piece.path).channels for piece in pieces)
-    if channels not in (None, 1, 2):
-        raise UserError(f"{channels} channels cannot be stored: choose 1 or 2.")
-    return channels or min(widest, 2)
+@contextlib.contextmanager
+def _work_folder(out: os.PathLike | str, work: os.PathLike | str | None) -> Iterator[epath.Path]:
+    """Yields the locked work folder. It goes when all is done, and stays where it saves work the next time."""
+    target = epath.Path(out)
+    if work is None:
+        work = Path.cwd() if is_remote(out) else Path(out).absolute().parent
+    folder = epath.Path(work) / f".{target.name}.partial"
+    if target.exists() and (not target.is_dir() or _holds_foreign_files(target, folder)):
+        raise UserError(f"{out} already exists: remove it or choose another folder.")
+    # A lock is a matter of one machine; what several of them write is safe to write twice.
+    with contextlib.nullcontext() if is_remote(folder) else folder_lock(folder):
+        parts = folder / "parts"
+        parts.mkdir(parents=True, exist_ok=True)
+        for leftover in parts.glob(".*"):
+            leftover.unlink()
+        try:
+            yield folder
+        except UserError:
+            if not any(path.stat().length for path in parts.glob("*.pcm")):
+                folder.rmtree()
+            raise
+        folder.rmtree()
 
 
-def _to_channels(samples: Float[np.ndarray, "t c1"], channels: int, path: Path) -> Float[np.ndarray, "t c2"]:
-    if samples.shape[1] == channels:
-        return samples
-    if channels == 1:
-        return samples.mean(axis=1, keepdims=True)
-    if samples.shape[1] == 1:
-        return np.repeat(samples, channels, axis=1)
-    raise UserError(f"{path} has {samples.shape[1]} channels: convert it to stereo, or prepare with one channel.")
+def _holds_foreign_files(target: epath.Path, work: epath.Path) -> bool:
+    """Whether a folder holds anything; shards in a bucket are our own as long as the work folder is there."""
+    ours = is_remote(target) and (work / "plan").exists()
+    return any(not (ours and path.name.startswith("music-")) for path in target.iterdir())

@@ -1,0 +1,107 @@
+"""The unit of work of `prepare`: one piece, decoded once into a file of samples and a note of what was found.
+
+    WORK/KEY.pcm    int16 samples (t, channels), little-endian; empty for a piece that cannot be used
+    WORK/KEY.json   the Finding; it appears last, so that a piece with one is done
+
+The key covers the file's name, size and time of change and all settings that decoding depends on: whatever is changed
+is decoded again, and whatever was killed goes on. A work folder may be anywhere that every worker reaches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+from jukebox_jax.corpus.piece import Finding, Piece
+from jukebox_jax.corpus.song import SongSettings, decode_song
+from jukebox_jax.remote import whole_file
+
+#: Changes whenever the same file would be stored as other samples.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class DecodeTask:
+    """A piece to decode, how, and the work folder."""
+
+    piece: Piece
+    settings: SongSettings
+    work: str
+
+    @property
+    def key(self) -> str:
+        piece = self.piece
+        identity = [_VERSION, piece.path, piece.size, piece.modified, dataclasses.asdict(self.settings)]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def samples_path(self) -> epath.Path:
+        return epath.Path(self.work) / f"{self.key}.pcm"
+
+    @property
+    def finding_path(self) -> epath.Path:
+        return epath.Path(self.work) / f"{self.key}.json"
+
+
+def decode_piece(task: DecodeTask) -> None:
+    """Writes the piece's part, unless it is there. Nothing that is wrong with the piece raises: it is in the Finding.
+
+    Raises:
+      OSError: the work folder cannot be written (a full disk).
+    """
+    if task.finding_path.exists():
+        return
+    refusals: list[OSError] = []
+    with contextlib.ExitStack() as stack:
+        samples = stack.enter_context(whole_file(task.samples_path))
+        file = stack.enter_context(samples.open("wb"))
+
+        def write(block: np.ndarray) -> None:
+            try:
+                file.write(block.astype("<i2", copy=False).tobytes())
+            except OSError as error:
+                refusals.append(error)
+                raise
+
+        finding = decode_song(task.piece, task.settings, write)
+        # Else a full disk would pass for a damaged piece.
+        if refusals:
+            raise refusals[0]
+        if not finding.usable:
+            file.truncate(0)
+    with whole_file(task.finding_path) as note:
+        _write(note, finding)
+
+
+def crashed(task: DecodeTask) -> None:
+    """Notes that decoding the piece takes a process down."""
+    finding = Finding("decoding it crashes the decoder or runs out of memory: convert it to FLAC, or remove it.")
+    with whole_file(task.finding_path) as note:
+        _write(note, finding)
+
+
+def read_finding(task: DecodeTask) -> Finding | None:
+    """What decoding the piece found; None if it is not decoded yet, or if its samples are not whole."""
+    if not task.finding_path.exists():
+        return None
+    try:
+        tree = json.loads(task.finding_path.read_text())
+        finding = Finding(**tree | {"fingerprint": tuple(tree["fingerprint"]), "notes": tuple(tree["notes"])})
+        stored = task.samples_path.stat().length if finding.usable else 0
+    except (OSError, ValueError, TypeError, KeyError):  # a power cut can leave files without their contents
+        finding = stored = None
+    if finding is not None and stored == finding.samples * finding.channels * 2 * finding.usable:
+        return finding
+    task.finding_path.unlink()
+    return None
+
+
+def _write(path: Path, finding: Finding) -> None:
+    path.write_text(json.dumps(dataclasses.asdict(finding)), encoding="utf-8")
