@@ -10,10 +10,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jukebox_jax import __version__
-from jukebox_jax.cli import demo, encode, export_openai, import_openai, prepare, sample, train
+from jukebox_jax.cli import demo, encode, export_openai, import_openai, inspect, prepare, sample, train
 from jukebox_jax.errors import UserError
 
-VERBS = (demo, prepare, train, encode, sample, import_openai, export_openai)  # in the order in which one meets them
+VERBS = (
+    demo,
+    inspect,
+    prepare,
+    train,
+    encode,
+    sample,
+    import_openai,
+    export_openai,
+)  # in the order in which one meets them
 
 
 class _Parser(argparse.ArgumentParser):

@@ -148,7 +148,7 @@ class ProgressBars:
         if stage != self._stage:
             self._close()
             unit = {"find": "file", "decode": "piece", "store": "shard"}[stage]
-            # Delayed, so that a refusal stays one line. What an earlier run has done says nothing about this one's rate.
+            # Delayed, so that a refusal stays one line. What an earlier run did says nothing about this one's rate.
             self._bar = tqdm(desc=stage, unit=unit, initial=done, total=total or None, file=sys.stderr, delay=0.5)
             self._stage, self._first_seconds = stage, seconds
         bar = self._bar
