@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from jukebox_jax.errors import UserError
 
@@ -26,10 +26,8 @@ T = TypeVar("T")
 _WAITING_PER_WORKER = 4
 
 
-class Runner(Protocol):
-    """Does `work` for each item; yields the items as they are done, in any order."""
-
-    def __call__(self, work: Callable[[T], None], items: Sequence[T]) -> Iterator[T]: ...
+#: (work, items): does `work` for each item; yields the items as they are done, in any order.
+Runner = Callable[[Callable[[Any], None], Sequence[Any]], Iterator[Any]]
 
 
 def default_workers() -> int:
@@ -131,16 +129,7 @@ def _run_on_beam(options: Sequence[str], work: Callable[[T], None], items: Seque
     from apache_beam.options.pipeline_options import PipelineOptions
 
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
-        # Without the reshuffle a runner may fuse creation and work, and give everything to one worker.
-        _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | beam.ParDo(_do_fn(work))
+        # Without the reshuffle a runner may fuse creation and work, and give everything to one worker. `Map` makes the
+        # DoFn of the function.
+        _ = pipeline | beam.Create(list(items)) | beam.Reshuffle() | beam.Map(work)
     yield from items
-
-
-def _do_fn(work: Callable[[T], None]) -> Any:
-    import apache_beam as beam
-
-    class Work(beam.DoFn):
-        def process(self, item):
-            work(item)
-
-    return Work()
