@@ -176,7 +176,7 @@ def _piece(row: object, source: Path, where: str) -> Piece:
             raise UserError(f'{where}: "{key}" is {json.dumps(value)}, not text: put it in quotes, or leave it out.')
         text[key] = value or ""
     if text["split"] not in ("", *SPLITS):
-        raise UserError(f'{where}: "split" is "{text["split"]}": use "train" or "validation", or leave it out.')
+        raise UserError(f'{where}: "split" is "{text["split"]}": use "train", "validation" or "test", or leave it out.')
     if any("\0" in part or not _is_text(part) for part in (row["file_name"], *text.values())):
         raise UserError(f"{where} holds characters that are not text (NUL or half a surrogate pair): remove them.")
     path = (source / row["file_name"]).resolve()

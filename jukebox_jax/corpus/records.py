@@ -17,7 +17,7 @@ import numpy as np
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_folder, folder_lock
-from jukebox_jax.pipeline.dataset import SPLITS, Dataset, Song, field_dtype, open_dataset, shard_name
+from jukebox_jax.pipeline.dataset import SPLITS, Dataset, Shard, Song, field_dtype, open_dataset, shard_name
 
 # About 128 MiB of mono audio: large enough for few files, small enough to copy and spread.
 SHARD_RECORDS = 1024
@@ -109,11 +109,16 @@ class DatasetWriter:
           UserError: the shards do not hold what was written (a full disk).
         """
         self.close()
+        shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
         for split, lengths in self._lengths.items():
-            for shard in range(len(lengths)):
-                self._partial(split, shard).rename(self._folder / shard_name(split, shard, len(lengths)))
-        splits = {split: tuple(songs) for split, songs in self._songs.items()}
-        dataset = dataclasses.replace(self._header, splits=splits)
+            for index, records in enumerate(lengths):
+                path = self._partial(split, index).rename(self._folder / shard_name(split, index, len(lengths)))
+                shards[split].append(Shard(path.name, records, path.stat().st_size))
+        dataset = dataclasses.replace(
+            self._header,
+            splits={split: tuple(songs) for split, songs in self._songs.items()},
+            shards={split: tuple(files) for split, files in shards.items()},
+        )
         dataset.labels.save(self._folder / "labels.json")
         table = json.dumps(dataset.table_json(), ensure_ascii=False, indent=1) + "\n"
         (self._folder / "songs.json").write_text(table, encoding="utf-8")
