@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "jukebox_jax"
 # From the ground up; a module imports from its own package and from lower floors. Neighbours on one floor may lean on
 # one another only in one direction, and models and parallel never: mathematics knows no mesh, and a mesh no model.
 FLOORS = [
-    {"errors", "files", "config"},
+    {"errors", "files", "config", "remote"},
     {"labels", "audio"},
     {"models", "pipeline", "parallel"},
     {"corpus", "interop", "checkpoint"},

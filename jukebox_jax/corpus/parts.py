@@ -21,7 +21,7 @@ from etils import epath
 
 from jukebox_jax.corpus.piece import Finding, Piece
 from jukebox_jax.corpus.song import SongSettings, decode_song
-from jukebox_jax.remote import whole_file
+from jukebox_jax.remote import as_path, file_size, whole_file
 
 #: Changes whenever the same file would be stored as other samples.
 _VERSION = 1
@@ -43,11 +43,11 @@ class DecodeTask:
 
     @property
     def samples_path(self) -> epath.Path:
-        return epath.Path(self.work) / f"{self.key}.pcm"
+        return as_path(self.work) / f"{self.key}.pcm"
 
     @property
     def finding_path(self) -> epath.Path:
-        return epath.Path(self.work) / f"{self.key}.json"
+        return as_path(self.work) / f"{self.key}.json"
 
 
 def decode_piece(task: DecodeTask) -> None:
@@ -94,7 +94,7 @@ def read_finding(task: DecodeTask) -> Finding | None:
     try:
         tree = json.loads(task.finding_path.read_text())
         finding = Finding(**tree | {"fingerprint": tuple(tree["fingerprint"]), "notes": tuple(tree["notes"])})
-        stored = task.samples_path.stat().length if finding.usable else 0
+        stored = file_size(task.samples_path) if finding.usable else 0
     except (OSError, ValueError, TypeError, KeyError):  # a power cut can leave files without their contents
         finding = stored = None
     if finding is not None and stored == finding.samples * finding.channels * 2 * finding.usable:

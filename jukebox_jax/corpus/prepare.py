@@ -30,7 +30,7 @@ from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.pipeline.dataset import RECORD_SAMPLES, SPLITS, Dataset, Song, open_dataset
-from jukebox_jax.remote import is_remote, upload
+from jukebox_jax.remote import as_path, file_sizes, is_remote, upload
 
 #: stage ("find", "decode", "store"), items done, items in all (0: not known), seconds of music so far.
 Progress = Callable[[str, int, int, float], None]
@@ -129,7 +129,7 @@ def _plan_dataset(
 ) -> tuple[Dataset, list[ShardTask]]:
     """The dataset with its song table, and its shards: in a bucket where they will stay, else in the work folder."""
     header = Dataset(
-        folder=epath.Path(out) if is_remote(out) else folder / "dataset",
+        folder=as_path(out) if is_remote(out) else folder / "dataset",
         sample_rate=settings.sample_rate,
         channels=settings.channels or max(kept.finding.channels for kept in plan.kept),
         record_samples=RECORD_SAMPLES,
@@ -150,7 +150,7 @@ def _plan_dataset(
 
 def _store(folder: epath.Path, shards: Sequence[ShardTask], sample_rate: int, run: Runner, tell: Progress) -> None:
     """Writes the shards that are not there yet."""
-    staged = epath.Path(shards[0].path).parent
+    staged = as_path(shards[0].path).parent
     plan = hashlib.sha256(json.dumps([dataclasses.asdict(shard) for shard in shards]).encode()).hexdigest()
     note = folder / "plan"
     # Shards of an interrupted run stay only if the very same ones are to be written now.
@@ -181,7 +181,7 @@ def _tables_folder(folder: epath.Path, out: os.PathLike | str) -> Iterator[Path]
         # The song table makes it a dataset, and comes last.
         files = sorted(Path(tables).iterdir(), key=lambda path: (path.name == "songs.json", path.name))
         for path in files:
-            upload(path, epath.Path(out) / path.name)
+            upload(path, as_path(out) / path.name)
 
 
 def _song(kept: Kept) -> Song:
@@ -203,10 +203,10 @@ def _song(kept: Kept) -> Song:
 @contextlib.contextmanager
 def _work_folder(out: os.PathLike | str, work: os.PathLike | str | None) -> Iterator[epath.Path]:
     """Yields the locked work folder. It goes when all is done, and stays where it saves work the next time."""
-    target = epath.Path(out)
+    target = as_path(out)
     if work is None:
         work = Path.cwd() if is_remote(out) else Path(out).absolute().parent
-    folder = epath.Path(work) / f".{target.name}.partial"
+    folder = as_path(work) / f".{target.name}.partial"
     if target.exists() and (not target.is_dir() or _holds_foreign_files(target, folder)):
         raise UserError(f"{out} already exists: remove it or choose another folder.")
     # A lock is a matter of one machine; what several of them write is safe to write twice.
@@ -218,7 +218,7 @@ def _work_folder(out: os.PathLike | str, work: os.PathLike | str | None) -> Iter
         try:
             yield folder
         except UserError:
-            if not any(path.stat().length for path in parts.glob("*.pcm")):
+            if not any(size for name, size in file_sizes(parts).items() if name.endswith(".pcm")):
                 folder.rmtree()
             raise
         folder.rmtree()

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_folder, folder_lock
-from jukebox_jax.pipeline.dataset import SPLITS, Dataset, Song, field_dtype, open_dataset, shard_name
-from jukebox_jax.remote import whole_file
+from jukebox_jax.pipeline.dataset import SPLITS, Dataset, Shard, Song, field_dtype, open_dataset, shard_name
+from jukebox_jax.remote import as_path, file_size, file_sizes, whole_file
 
 # About 128 MiB of mono audio: large enough for few files, small enough to copy and spread.
 SHARD_RECORDS = 1024
@@ -82,7 +81,7 @@ def plan_shards(
             total += count
         splits[split] = tuple(table)
         for index, slices in enumerate(shards):
-            path = os.fspath(epath.Path(folder) / shard_name(split, index, len(shards)))
+            path = os.fspath(as_path(folder) / shard_name(split, index, len(shards)))
             tasks.append(ShardTask(path, header.fields, header.record_samples, header.channels, tuple(slices)))
     return splits, tasks
 
@@ -94,7 +93,7 @@ def write_shard(task: ShardTask) -> None:
       OSError: it cannot be written (a full disk).
       ValueError: a song's file has too few or too many entries.
     """
-    if epath.Path(task.path).exists():
+    if as_path(task.path).exists():
         return
     from array_record.python import array_record_module
 
@@ -125,14 +124,17 @@ def finish_dataset(tables: Path, dataset: Dataset, shards: Sequence[ShardTask]) 
     Args:
       tables: a local folder; the shards need not lie there.
     """
+    sizes = file_sizes(as_path(shards[0].path).parent) if shards else {}
+    files: dict[str, list[Shard]] = {split: [] for split in dataset.splits}
+    for task in shards:
+        name = as_path(task.path).name
+        records = sum(stop - first for _, first, stop in task.slices)
+        files[name.removeprefix("music-").partition(".")[0]].append(Shard(name, records, sizes[name]))
+    dataset = dataclasses.replace(dataset, shards={split: tuple(shards) for split, shards in files.items()})
     dataset.labels.save(tables / "labels.json")
     table = json.dumps(dataset.table_json(), ensure_ascii=False, indent=1) + "\n"
     (tables / "songs.json").write_text(table, encoding="utf-8")
-    lengths = {split: [] for split in dataset.splits}
-    for task in shards:
-        split = Path(task.path).name.removeprefix("music-").partition(".")[0]
-        lengths[split].append(sum(stop - first for _, first, stop in task.slices))
-    _write_tfds_metadata(tables, dataset, lengths)
+    _write_tfds_metadata(tables, dataset)
 
 
 class DatasetWriter:
@@ -213,9 +215,9 @@ def _records(task: ShardTask, stored: StoredSong, first: int, stop: int) -> Iter
     with contextlib.ExitStack() as stack:
         files = {}
         for field, path in stored.files.items():
-            files[field] = stack.enter_context(epath.Path(path).open("rb"))
+            files[field] = stack.enter_context(as_path(path).open("rb"))
             width = field_dtype(field).itemsize * (stored.channels if field == "audio" else 1)
-            entries, rest = divmod(epath.Path(path).stat().length, width)
+            entries, rest = divmod(file_size(path), width)
             _check_entries(task, stored.song, field, None if rest else field_dtype(field), entries)
         for record in range(first, stop):
             feature = {}
@@ -251,7 +253,7 @@ def _check_entries(layout: Any, song: Song, field: str, dtype: Any, entries: int
         )
 
 
-def _write_tfds_metadata(folder: Path, header: Dataset, lengths: Mapping[str, Sequence[int]]) -> None:
+def _write_tfds_metadata(folder: Path, header: Dataset) -> None:
     import tensorflow_datasets as tfds
 
     features = {
@@ -270,11 +272,11 @@ def _write_tfds_metadata(folder: Path, header: Dataset, lengths: Mapping[str, Se
     splits = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=list(shards),
-            num_bytes=sum(shards) * record_bytes,
+            shard_lengths=[shard.records for shard in shards],
+            num_bytes=sum(shard.records for shard in shards) * record_bytes,
             filename_template=template.replace(split=split),
         )
-        for split, shards in lengths.items()
+        for split, shards in header.shards.items()
         if shards
     ]
     tfds.folder_dataset.write_metadata(

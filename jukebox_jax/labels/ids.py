@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from jukebox_jax import remote
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 
@@ -202,9 +203,8 @@ class LabelTable:
     @classmethod
     def load(cls, path: os.PathLike | str) -> LabelTable:
         """Raises UserError if the file is missing or is not a label table."""
-        path = Path(path)
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree = json.loads(remote.read_text(path))
         except FileNotFoundError:
             raise UserError(f"{path} does not exist: prepare the data again, or check the path.") from None
         except ValueError as error:

@@ -98,7 +98,7 @@ def test_several_shards(source, tmp_path, monkeypatch):
     whole = prepare(source, tmp_path / "whole")
     monkeypatch.setattr("jukebox_jax.corpus.records.SHARD_RECORDS", 2)
     dataset = prepare(source, tmp_path / "out")
-    assert [path.name[-5:] for path in dataset.shards["train"]] == ["00003"] * 3
+    assert [shard.name[-5:] for shard in dataset.shards["train"]] == ["00003"] * 3
     for index in (0, 1):
         a, b = (RecordReader(d, "train").read_song(index, "audio") for d in (whole, dataset))
         np.testing.assert_array_equal(a, b)
@@ -150,7 +150,7 @@ def test_few_pieces_have_both_splits(source, count):
         ('{"file_name": "link.wav"}', "lies outside"),
         ('{"file_name": "none.wav"}', r"line 4: .*none\.wav does not exist"),
         ('{"file_name": "four.wav", "artist": 5}', '"artist" is 5, not text'),
-        ('{"file_name": "four.wav", "split": "test"}', '"split" is "test"'),
+        ('{"file_name": "four.wav", "split": "dev"}', '"split" is "dev"'),
         ('{"file_name": "four.wav", "title": "\\ud800"}', "not text"),
         ('{"file_name": "four.wav"}', r"four\.wav cannot be read as audio"),
         ('{"file_name": "empty.wav"}', r"empty\.wav is empty"),

@@ -16,13 +16,13 @@ VALIDATION_SAMPLES = (70_000, 40_000)
 HOPS = {"level_0": 8, "level_1": 32, "level_2": 128}
 
 
-def write_audio_dataset(out, train=TRAIN_SAMPLES, validation=VALIDATION_SAMPLES, channels=2) -> Dataset:
+def write_audio_dataset(out, train=TRAIN_SAMPLES, validation=VALIDATION_SAMPLES, test=(), channels=2) -> Dataset:
     rng = np.random.default_rng(0)
     labels = LabelTable.of(["Bach", "Clara Schumann"], ["baroque", "romantic"])
     header = Dataset(out, 44_100, channels, RECORD_SAMPLES, {"audio": 1}, {}, labels, {}, {})
     with new_dataset_folder(out) as folder:
         writer = DatasetWriter(folder, header)
-        for split, lengths in (("train", train), ("validation", validation)):
+        for split, lengths in (("train", train), ("validation", validation), ("test", test)):
             for i, samples in enumerate(lengths):
                 artist, genre = (("Bach", "Baroque"), ("Clara Schumann", "Romantic"))[i % 2]
                 audio = rng.integers(-(2**15), 2**15, (samples, channels), dtype=np.int16)

@@ -11,6 +11,8 @@ import pytest
 from jukebox_jax.errors import UserError
 from jukebox_jax.pipeline.dataset import RecordReader, open_dataset
 
+from .conftest import write_audio_dataset
+
 
 @pytest.fixture
 def copied(audio_dataset, tmp_path):
@@ -51,24 +53,87 @@ def test_not_a_dataset(tmp_path):
         open_dataset(tmp_path)
 
 
+def without_shard_table(folder):
+    """Makes of a folder one from before songs.json listed its shards."""
+    table = json.loads((folder / "songs.json").read_text())
+    del table["shards"]
+    (folder / "songs.json").write_text(json.dumps(table))
+
+
+def test_the_table_lists_the_shards(audio_dataset):
+    table = json.loads((audio_dataset.folder / "songs.json").read_text())
+    (shard,) = audio_dataset.shards["validation"]
+    size = (audio_dataset.folder / shard.name).stat().length
+    assert table["shards"]["validation"] == [{"name": shard.name, "records": 3, "bytes": size}]
+    assert table["shards"]["test"] == table["splits"]["test"] == []
+
+
 def test_missing_shard(copied):
-    next(copied.glob("music-train*")).unlink()
+    (shard,) = copied.glob("music-train*")
+    shard.unlink()
+    with pytest.raises(UserError, match=f"lacks {shard.name}"):
+        open_dataset(copied)
+    without_shard_table(copied)
     with pytest.raises(UserError, match="hold 0 records, the song table counts 8"):
         open_dataset(copied)
 
 
 def test_cut_shard(copied):
     shard = next(copied.glob("music-validation*"))
+    size = shard.stat().st_size
     shard.write_bytes(shard.read_bytes()[:100_000])
-    with pytest.raises(UserError, match="validation shards"):
+    with pytest.raises(UserError, match=f"{shard.name} has 100000 bytes and was written with {size}"):
         open_dataset(copied)
+    without_shard_table(copied)
+    with pytest.raises(UserError, match="validation shards hold 0 records"):
+        open_dataset(copied)
+
+
+def test_a_shard_table_that_counts_otherwise(copied):
+    table = json.loads((copied / "songs.json").read_text())
+    table["shards"]["train"][0]["records"] += 1
+    (copied / "songs.json").write_text(json.dumps(table))
+    with pytest.raises(UserError, match="hold 9 records, the song table counts 8"):
+        open_dataset(copied)
+
+
+def test_a_shard_of_the_right_size_that_is_none(copied, audio_dataset):
+    (shard,) = copied.glob("music-train*")
+    shard.write_bytes(bytes(shard.stat().st_size))
+    dataset = open_dataset(copied)
+    with pytest.raises(UserError, match=f"{shard.name} is damaged .it does not hold 8 whole records"):
+        RecordReader(dataset, "train").read_song(0, "audio")
 
 
 def test_stray_shard(copied):
     shard = next(copied.glob("music-train*"))
     shutil.copy(shard, copied / "music-train.array_record-00003-of-00004")
+    with pytest.raises(UserError, match="00003-of-00004, which is none of its shards"):
+        open_dataset(copied)
+    without_shard_table(copied)
     with pytest.raises(UserError, match="should be"):
         open_dataset(copied)
+
+
+def test_a_folder_without_a_shard_table_still_opens(copied, audio_dataset):
+    without_shard_table(copied)
+    older = open_dataset(copied)
+    assert older.shards == audio_dataset.shards
+    assert older.splits == audio_dataset.splits
+
+
+def test_a_folder_from_before_there_was_a_test_split(copied, audio_dataset):
+    table = json.loads((copied / "songs.json").read_text())
+    del table["splits"]["test"], table["shards"]["test"]
+    (copied / "songs.json").write_text(json.dumps(table))
+    assert open_dataset(copied).splits == audio_dataset.splits
+
+
+def test_a_test_split(tmp_path):
+    dataset = write_audio_dataset(tmp_path / "three", train=(9_000,), validation=(), test=(70_000, 5_000))
+    assert [song.samples for song in dataset.splits["test"]] == [70_000, 5_000]
+    assert len(RecordReader(dataset, "test").read_song(1, "audio")) == 5_000
+    assert dataset.splits["validation"] == dataset.shards["validation"] == ()
 
 
 def test_missing_labels(copied):
