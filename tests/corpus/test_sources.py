@@ -180,7 +180,7 @@ def test_tags_of_ape_mp4_and_asf(tmp_path):
     from mutagen.apev2 import APEv2
 
     texts = ["T", "A", "B", "G", "la"]
-    # A True Audio header and nothing else; its tags are APEv2.
+    # The start of a Monkey's Audio header; its tags are APEv2.
     (tmp_path / "a.ape").write_bytes(b"MAC \x96\x0f" + bytes(70))
     tags = APEv2()
     tags.update(dict(zip(("Title", "Album Artist", "Album", "Genre", "Lyrics"), texts, strict=True)))

@@ -137,7 +137,7 @@ def _look_at(file: File, tree: Tree, tags: bool) -> _Seen:
                 fields, reasons = read_tags(opened) if tags and file.size else ({}, [])
             statements.append(Statement("tags", "tags", fields))
             problems += [Problem(file.name, reason, left_out=False) for reason in reasons]
-    except Exception as error:  # each kind of storage has errors of its own
+    except tree.errors as error:
         reason = f"cannot be read ({told(error)}): mend its permissions, or copy it again."
         return _Seen(file, False, [], [Problem(file.name, reason)])
     stem = posixpath.splitext(file.name)[0]
@@ -148,7 +148,7 @@ def _look_at(file: File, tree: Tree, tags: bool) -> _Seen:
         try:
             with tree.read(name) as opened:
                 data = opened.read(MAX_BESIDE_BYTES + 1)
-        except Exception as error:
+        except tree.errors as error:
             problems.append(Problem(name, f"cannot be read ({told(error)}): mend its permissions.", left_out=False))
             continue
         if len(data) > MAX_BESIDE_BYTES:

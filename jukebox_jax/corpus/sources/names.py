@@ -19,7 +19,7 @@ _NOBODY = re.compile(r"unknown(\s+(artist|album))?", re.IGNORECASE)
 # it ("1. Song", "12 - Song"), a mark and no digit ("12.Song", "3_Song"), or a zero in front ("01 Song", "01-Song").
 # Albums of several discs write "1-01 Song".
 _TRACK = re.compile(
-    r"""(\d{1,3} (\s*[-–—.)]\s+ | [._)](?=[^\W\d])) | (\d-)?0\d [\s_.)–—-]+ | \d-\d\d [\s_.)–—-]+) (?=\S)""",
+    r"""(\d{1,3} (\s*[-–—.)]\s+ | [._)](?=[^\W\d])) | (\d-)?0\d [\s_.)–—-]+ | \d-\d\d [\s_.)–—-]+) (?=[^\s_.)–—-])""",
     re.VERBOSE,
 )
 

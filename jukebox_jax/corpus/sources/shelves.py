@@ -63,9 +63,9 @@ def open_shelves(sources: Iterable[str]) -> list[Shelf]:
     for source in dict.fromkeys(sources):
         try:
             shelves.append(_open(source, trees))
-        except UserError:
-            raise
         except Exception as error:  # each kind of storage has errors of its own
+            if isinstance(error, UserError) or not (is_remote(source) or isinstance(error, OSError)):
+                raise
             raise UserError(
                 f"{source} cannot be listed ({told(error)}): check the path, your rights, and for buckets the extra "
                 "[gcs] and your sign-in."
@@ -162,7 +162,7 @@ def _is_table(tree: Tree, name: str) -> bool:
     try:
         with tree.read(name) as file:
             return tables.is_manifest(tables.read_table(file, name))
-    except Exception:  # not known to be a table at all, so its trouble is nobody's
+    except tree.errors:  # not known to be a table at all, so its trouble is nobody's
         return False
 
 
@@ -207,7 +207,7 @@ def _read_table(shelf: Shelf, name: str, trees: Sequence[Tree]) -> Iterator[tupl
                 for reason in reasons:
                     problem(row.where, reason, False)
                 yield located.key, Statement("row", name, fields)
-    except Exception as error:  # each kind of storage has errors of its own
+    except tree.errors as error:
         problem("", f"cannot be read ({told(error)}): mend its permissions, or copy it again.", losing)
 
 

@@ -11,7 +11,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from jukebox_jax.corpus.sources.fields import KEYS
 
@@ -53,7 +52,7 @@ def is_table(name: str) -> bool:
     return _ANY.fullmatch(name) is not None
 
 
-def read_table(file: BinaryIO, name: str) -> Iterator[Row]:
+def read_table(file: io.BufferedIOBase, name: str) -> Iterator[Row]:
     """The rows of a table, in the format that its name says."""
     suffix = name.lower()
     if suffix.endswith(".csv"):
@@ -69,7 +68,7 @@ def is_manifest(rows: Iterator[Row]) -> bool:
     return any("path" in row and ("duration" in row or "sample_rate" in row) for row in keys)
 
 
-def read_json_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[Row]:
+def read_json_lines(file: io.BufferedIOBase) -> Iterator[Row]:
     """One JSON object a line; empty lines are passed over."""
     number = 0
     while True:
@@ -99,7 +98,7 @@ def read_json_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[Row]:
             yield Row(where, reason="is JSON, but no object: write {…}.")
 
 
-def read_csv(file: BinaryIO) -> Iterator[Row]:
+def read_csv(file: io.BufferedIOBase) -> Iterator[Row]:
     """Rows below a header line; the cells are separated by commas, semicolons or tabs, and quoted by '"'."""
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
@@ -135,7 +134,7 @@ def read_csv(file: BinaryIO) -> Iterator[Row]:
         text.detach()  # the file is closed by whoever opened it
 
 
-def read_parquet(file: BinaryIO) -> Iterator[Row]:
+def read_parquet(file: io.BufferedIOBase) -> Iterator[Row]:
     """Rows of the columns that say something here; sound that lies in the table is not read."""
     import pyarrow
     import pyarrow.parquet
@@ -154,7 +153,7 @@ def read_parquet(file: BinaryIO) -> Iterator[Row]:
                 yield Row(f"row {number}", _lower_keys(row))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         where = f"row {number + 1}" if number else ""
-        yield Row(where, reason=f"cannot be read ({' '.join(str(error).split())}): write it anew.")
+        yield Row(where, reason=f"cannot be read from here on ({' '.join(str(error).split())}): write it anew.")
 
 
 def _header(lines: Iterable[str], delimiter: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Protocol, runtime_checkable
 
 from jukebox_jax.corpus.sources.fields import usable_fields
 
@@ -38,6 +38,15 @@ _ASF = {
 }
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """What mutagen needs of an open file; those of buckets have no more."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+
+
 def can_read_tags() -> bool:
     """Whether mutagen is installed."""
     try:
@@ -47,7 +56,7 @@ def can_read_tags() -> bool:
     return True
 
 
-def read_tags(file: BinaryIO) -> tuple[dict[str, str], list[str]]:
+def read_tags(file: Readable) -> tuple[dict[str, str], list[str]]:
     """The fields that the tags of an open audio file give, and a sentence for what in them cannot be used."""
     import mutagen
     from mutagen.asf import ASFTags

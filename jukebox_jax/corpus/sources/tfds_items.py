@@ -230,8 +230,8 @@ def _decoded(builder: Any, record: bytes, wanted: Mapping[str, bool]) -> dict[st
 
 
 @functools.lru_cache(maxsize=32)
-def _records(builder: Any, split: str) -> Sequence[bytes]:
-    """The serialized items of a split."""
+def _records(builder: Any, split: str) -> Any:
+    """The serialized items of a split, to be had by their number."""
     from tensorflow_datasets.core.file_adapters import FileFormat
 
     info = builder.info.splits[split]
@@ -242,16 +242,13 @@ def _records(builder: Any, split: str) -> Sequence[bytes]:
     return ArrayRecordDataSource([os.fspath(path) for path in info.filepaths])
 
 
-class _TfRecords(Sequence):
+class _TfRecords:
     """The records of TFRecord files: 8 bytes of length, 4 of checksum, the record, 4 of checksum, and so on."""
 
     def __init__(self, paths: Sequence[str], lengths: Sequence[int]):
         self._paths = paths
         self._ends = np.cumsum(lengths)
         self._spans: dict[int, np.ndarray] = {}  # shard → (offset, bytes) of each record
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> bytes:
         shard = int(np.searchsorted(self._ends, index, side="right"))

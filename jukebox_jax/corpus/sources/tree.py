@@ -10,8 +10,8 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from etils import epath
 
@@ -74,6 +74,7 @@ class Tree:
     Attributes:
       root: as it was given; every `File.path` begins with it.
       real: the root without links.
+      errors: what opening and listing raises: in a bucket, each kind of storage has errors of its own.
       files: name → file, of the folders listed so far, whatever their suffix.
       problems: what was met on the way; `where` is a name inside the tree.
     """
@@ -81,6 +82,7 @@ class Tree:
     def __init__(self, root: str):
         self.root = root
         self.remote = is_remote(root)
+        self.errors = Exception if self.remote else OSError
         self.real = root if self.remote else os.path.realpath(root)
         self.files: dict[str, File] = {}
         self.problems: list[Problem] = []
@@ -92,7 +94,7 @@ class Tree:
         """The names of the folders and of the files in `folder` ("" is the root).
 
         Raises:
-          OSError, or what the storage raises: it cannot be listed, or lies outside.
+          one of `errors`: it cannot be listed, or lies outside.
         """
         if folder not in self._listed:
             folders, files = self._list_remote(folder) if self.remote else self._list_local(folder)
@@ -114,7 +116,7 @@ class Tree:
             entered.add(real)
             try:
                 folders, _ = self.listing(current)
-            except Exception as error:  # each kind of storage has errors of its own
+            except self.errors as error:
                 if current == folder:
                     raise
                 self._listed[current] = [], []
@@ -193,14 +195,14 @@ class Tree:
         """Whether a local path without links lies inside."""
         return not self.remote and path.startswith(self.real.rstrip("/") + "/")
 
-    def read(self, name: str) -> BinaryIO:
-        """A table or another small file of the tree, opened for reading."""
+    def read(self, name: str) -> AbstractContextManager:
+        """A table or another small file of the tree, opened for reading bytes."""
         return open_file(joined(self.root, name), whole=True)
 
     def _known(self, name: str) -> File | None:
         try:
             self.listing(posixpath.dirname(name))
-        except Exception:  # a table can name any folder: one that cannot be listed has no files
+        except self.errors:  # a table can name any folder: one that cannot be listed has no files
             return None
         return self.files.get(name)
 
@@ -311,8 +313,8 @@ def joined(root: str, name: str) -> str:
     return root if not name else root + name if root.endswith("/") else f"{root}/{name}"
 
 
-def open_file(path: str, *, whole: bool = False) -> BinaryIO:
-    """A file, local or remote, opened for reading. `whole` fetches a remote one at once, for what is read through."""
+def open_file(path: str, *, whole: bool = False) -> AbstractContextManager:
+    """A file, local or remote, opened for reading bytes. `whole` fetches a remote one at once, to be read through."""
     if not is_remote(path):
         return open(path, "rb")
     return io.BytesIO(epath.Path(path).read_bytes()) if whole else epath.Path(path).open("rb")
