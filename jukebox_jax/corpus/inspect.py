@@ -16,7 +16,7 @@ from jukebox_jax.audio.decode import BadAudio, open_audio
 from jukebox_jax.corpus.piece import FIELDS, Piece, Problem
 from jukebox_jax.corpus.plan import PlanSettings, assign_splits, title_of
 from jukebox_jax.corpus.prepare import PrepareSettings
-from jukebox_jax.corpus.sources import find_pieces
+from jukebox_jax.corpus.sources.find import find_pieces
 from jukebox_jax.labels.ids import UNKNOWN
 from jukebox_jax.pipeline.dataset import RECORD_SAMPLES, SPLITS
 from jukebox_jax.remote import is_remote

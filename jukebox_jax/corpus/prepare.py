@@ -25,7 +25,7 @@ from jukebox_jax.corpus.records import ShardTask, StoredSong, finish_dataset, pl
 from jukebox_jax.corpus.report import make_report, write_tables
 from jukebox_jax.corpus.runners import Runner, local_runner
 from jukebox_jax.corpus.song import SongSettings, check_settings
-from jukebox_jax.corpus.sources import find_pieces
+from jukebox_jax.corpus.sources.find import find_pieces
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
 from jukebox_jax.labels.ids import LabelTable

@@ -1,22 +1,35 @@
+"""Music to dataset: what is stored, in the same bytes whoever works and whatever interrupts it."""
+
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from buckets import FaultyFileSystem
+from corpus import zoo
+from drill import run_through_kills, run_verb, tree
 
-from jukebox_jax.corpus.prepare import assign_splits, find_pieces, prepare
-from jukebox_jax.corpus.records import new_dataset_folder
+from jukebox_jax.corpus.parts import crashed, decode_piece
+from jukebox_jax.corpus.plan import PlanSettings
+from jukebox_jax.corpus.prepare import PrepareSettings, prepare
+from jukebox_jax.corpus.runners import beam_runner, local_runner
+from jukebox_jax.corpus.song import SongSettings
 from jukebox_jax.errors import UserError
+from jukebox_jax.files import folder_lock
 from jukebox_jax.pipeline.dataset import RecordReader, open_dataset
 
 RATE = 44_100
-LENGTHS = {"one.wav": 70_000, "sub/two.flac": 140_000, "three.wav": 30_000}
+LENGTHS = {"one.wav": 70_000, "sub/two.flac": 140_000, "three.wav": 50_000}
 ROWS = [
     {"file_name": "one.wav", "title": "Air", "artist": "Bach", "genre": "Baroque", "licence": "CC0"},
     {"file_name": "sub/two.flac", "artist": "  Clara Schumann ", "lyrics": "La\nla", "split": "train"},
@@ -40,14 +53,20 @@ def write_rows(folder, rows):
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def files(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def report_of(folder):
+    return json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
+
+
+# ---- What is stored ---------------------------------------------------------------------------------------------
 
 
 def test_songs_records_and_labels(source, tmp_path):
     steps = []
-    dataset = prepare(source, tmp_path / "out", progress=lambda done, of, title: steps.append((done, of, title)))
-    assert steps == [(1, 3, "Air"), (2, 3, "two"), (3, 3, "Étude")]
+    dataset = prepare(source, tmp_path / "out", progress=lambda *step: steps.append(step[:3]))
+    assert [step for step in steps if step[0] != "find"] == [
+        *(("decode", done, 3) for done in range(4)),
+        *(("store", done, 2) for done in range(3)),
+    ]
     assert dataset == open_dataset(tmp_path / "out")
     assert (dataset.sample_rate, dataset.channels, dict(dataset.fields)) == (RATE, 2, {"audio": 1})
     air, two = dataset.splits["train"]
@@ -62,10 +81,16 @@ def test_songs_records_and_labels(source, tmp_path):
         original, _ = soundfile.read(source / name, dtype="int16", always_2d=True)
         stored = RecordReader(dataset, split).read_song(index, "audio")
         np.testing.assert_array_equal(stored, np.broadcast_to(original, (len(original), 2)))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
+    assert [row["file_name"] for row in rows] == sorted(LENGTHS)
+    assert rows[0]["origins"]["artist"] == "metadata.jsonl"
+    assert rows[0]["seconds"] == pytest.approx(70_000 / RATE, abs=1e-3)
+    assert sorted(os.listdir(tmp_path)) == ["music", "out"]
 
 
 def test_mono_and_resampling(source, tmp_path):
-    dataset = prepare(source, tmp_path / "out", channels=1, sample_rate=22_050)
+    settings = PrepareSettings(SongSettings(sample_rate=22_050, channels=1))
+    dataset = prepare(source, tmp_path / "out", settings)
     assert (dataset.channels, dataset.sample_rate) == (1, 22_050)
     assert dataset.splits["train"][1].samples == 70_000
     assert RecordReader(dataset, "train").read_song(1, "audio").shape == (70_000, 1)
@@ -78,18 +103,12 @@ def test_tfds_reads_the_folder(source, tmp_path):
     builder = tfds.builder_from_directory(tmp_path / "out")
     assert builder.info.splits["train"].num_examples == 5
     assert builder.info.splits["validation"].num_examples == 1
-    source = builder.as_data_source(split="train")
+    data = builder.as_data_source(split="train")
     for index, song in enumerate(dataset.splits["train"]):
-        joined = np.concatenate([source[song.first_record + r]["audio"] for r in range(song.records(65_536))])
+        joined = np.concatenate([data[song.first_record + r]["audio"] for r in range(song.records(65_536))])
         whole = RecordReader(dataset, "train").read_song(index, "audio")
         np.testing.assert_array_equal(joined[: song.samples], whole)
         assert not joined[song.samples :].any()
-
-
-def test_the_same_input_gives_the_same_bytes(source, tmp_path):
-    prepare(source, tmp_path / "a")
-    prepare(source, tmp_path / "b")
-    assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 def test_several_shards(source, tmp_path, monkeypatch):
@@ -105,87 +124,201 @@ def test_several_shards(source, tmp_path, monkeypatch):
     assert len(tfds.builder_from_directory(tmp_path / "out").as_data_source(split="train")) == 5
 
 
-def test_without_metadata_every_file_is_taken(source, tmp_path):
+def test_the_zoo(tmp_path):
+    """Every file has a verdict; good ones are stored, copies once."""
+    expected = zoo.make_zoo(tmp_path / "zoo")
+    (tmp_path / "zoo" / "metadata.jsonl").write_text(
+        '{"file_name": "duplicate.wav", "artist": "X"}\n{"file_name": "absent.wav"}\n{"file_name": \n', encoding="utf-8"
+    )
+    (tmp_path / "zoo" / "duplicate.txt").write_text("Τραγούδι\nτης λύρας\n", encoding="utf-8")
+    (tmp_path / "zoo" / "whole.lrc").write_text("[00:01.00]One\n[99:99:99]Two\n[ar:Nobody]\n", encoding="utf-8")
+    dataset = prepare(tmp_path / "zoo", tmp_path / "out")
+    report = report_of(tmp_path / "out")
+    verdicts = {entry["file_name"]: entry["verdict"] for entry in report["files"]}
+    problems = " ".join(f"{p['where']}: {p['reason']}" for p in report["problems"])
+    not_music = {"folder.wav", "no suffix"}  # a folder, and a file that does not look like music
+    no_text = {name for name in expected if not name.isprintable() and "\n" not in name}
+    assert expected.keys() - verdicts.keys() == not_music | no_text
+    assert all("latin-1" in problems for _ in no_text)
+    for name, words in expected.items():
+        if name in verdicts:
+            stored = verdicts[name].startswith(("stored in", "left out"))
+            assert stored == (words == zoo.OK), f"{name!r}: {verdicts[name]}"
+            assert stored or words in verdicts[name]
+    assert verdicts["duplicate.flac"] == "left out: exact duplicate of duplicate.wav"
+    assert verdicts["near duplicate.mp3"] == "left out: near duplicate of duplicate.wav"
+    assert verdicts["near duplicate.ogg"] == "left out: near duplicate of duplicate.wav"
+    assert "absent.wav" in problems
+    assert "line 3" in problems
+    assert "99:99" in problems
+    songs = {song.file_name: song for table in dataset.splits.values() for song in table}
+    assert songs["duplicate.wav"].lyrics == "Τραγούδι\nτης λύρας"
+    assert (report["songs_stored"], report["duplicates"]) == (len(songs), 3 + sum("whole" in v for v in verdicts.values()))
+
+
+# ---- The same bytes ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_input_gives_the_same_bytes_whoever_works(source, tmp_path):
+    prepare(source, tmp_path / "a")
+    prepare(source, tmp_path / "b", decode_runner=local_runner(2), store_runner=local_runner(2))
+    beam = beam_runner()
+    prepare(source, tmp_path / "c", decode_runner=beam, store_runner=beam, work=tmp_path / "elsewhere")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b") == tree(tmp_path / "c")
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_what_is_decoded_is_not_decoded_again(source, tmp_path, monkeypatch):
+    prepare(source, tmp_path / "whole")
+    decoded = []
+
+    def counted(work, items):
+        for item in items:
+            decoded.append(item.piece.file_name)
+            work(item)
+            yield item
+            if len(decoded) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "out", decode_runner=counted)
+    assert not (tmp_path / "out").exists()
+    # A file that changes in between, a part that lost its samples, and settings that change what is stored.
+    os.utime(source / "one.wav", ns=(1, 1))
+    for part in (tmp_path / ".out.partial" / "parts").glob("*.pcm"):
+        if part.stat().st_size == 2 * 2 * LENGTHS["sub/two.flac"]:
+            part.write_bytes(b"")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "out", decode_runner=counted, progress=stop_at("store"))
+    assert decoded == ["one.wav", "sub/two.flac", "one.wav", "sub/two.flac", "three.wav"][: len(decoded)]
+    prepare(source, tmp_path / "out", decode_runner=counted)
+    assert sorted(decoded[2:]) == sorted(set(decoded[2:]))
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert sorted(os.listdir(tmp_path)) == ["music", "out", "whole"]
+
+
+def stop_at(stage):
+    def progress(at, done, *_):
+        if at == stage and done:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_shards_of_another_plan_are_written_again(source, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "out", progress=stop_at("store"))
+    assert list((tmp_path / ".out.partial" / "dataset").glob("music-*"))
+    settings = PrepareSettings(plan=PlanSettings(validation_share=0.0))
     (source / "metadata.jsonl").unlink()
-    (source / "notes.txt").write_text("not music")
-    pieces = assign_splits(find_pieces(source))
-    assert [piece.file_name for piece in pieces] == ["one.wav", "sub/two.flac", "three.wav"]
-    assert {(piece.artist, piece.genre) for piece in pieces} == {("unknown", "unknown")}
-    assert [piece.title for piece in pieces] == ["one", "two", "three"]
-    assert sorted(piece.split for piece in pieces) == ["train", "train", "validation"]
+    prepare(source, tmp_path / "out", settings)
+    prepare(source, tmp_path / "whole", settings)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
-def test_hashed_split_is_about_a_tenth_and_stable(source):
-    one = find_pieces(source)[0]
-    pieces = [one.__class__(**{**vars(one), "title": f"Piece {i}", "split": ""}) for i in range(1000)]
-    split = {piece.title: piece.split for piece in assign_splits(pieces)}
-    assert 70 < sum(value == "validation" for value in split.values()) < 130
-    assert {piece.title: piece.split for piece in assign_splits(pieces[::-1][:600])} == {
-        title: split[title] for title in [f"Piece {i}" for i in range(400, 1000)]
-    }
-    # Two recordings of one piece are never on both sides.
-    twice = assign_splits([p for piece in pieces[:50] for p in (piece, piece)])
-    assert all(a.split == b.split for a, b in zip(twice[::2], twice[1::2], strict=True))
+def test_a_piece_that_takes_down_the_process(source, tmp_path):
+    def fragile(work, items):
+        for item in items:
+            (crashed if item.piece.file_name == "three.wav" else work)(item)
+            yield item
+
+    prepare(source, tmp_path / "out", decode_runner=fragile)
+    (verdict,) = (e["verdict"] for e in report_of(tmp_path / "out")["files"] if e["file_name"] == "three.wav")
+    assert verdict.startswith("refused: decoding it crashes")
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_pieces_have_both_splits(source, count):
-    one = find_pieces(source)[0]
-    for seed in range(30):
-        pieces = [one.__class__(**{**vars(one), "title": f"{seed} {i}", "split": ""}) for i in range(count)]
-        splits = [piece.split for piece in assign_splits(pieces)]
-        assert "train" in splits
-        assert ("validation" in splits) == (count > 1)
+@pytest.fixture
+def longer(tmp_path):
+    """Two minutes of noise in eight files."""
+    folder = tmp_path / "longer"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for index in range(8):
+        samples = rng.integers(-(2**14), 2**14, (15 * RATE, 2), dtype=np.int16)
+        soundfile.write(folder / f"{index}.flac", samples, RATE)
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 4 is not JSON"),
-        ("[1]", 'line 4 has no "file_name"'),
-        ('{"title": "x"}', 'line 4 has no "file_name"'),
-        ('{"file_name": "one.wav"}', r"line 4 names one\.wav again \(first on line 1\)"),
-        ('{"file_name": "../secret.wav"}', r"line 4: \.\./secret\.wav lies outside"),
-        ('{"file_name": "/etc/passwd"}', "lies outside"),
-        ('{"file_name": "link.wav"}', "lies outside"),
-        ('{"file_name": "none.wav"}', r"line 4: .*none\.wav does not exist"),
-        ('{"file_name": "four.wav", "artist": 5}', '"artist" is 5, not text'),
-        ('{"file_name": "four.wav", "split": "dev"}', '"split" is "dev"'),
-        ('{"file_name": "four.wav", "title": "\\ud800"}', "not text"),
-        ('{"file_name": "four.wav"}', r"four\.wav cannot be read as audio"),
-        ('{"file_name": "empty.wav"}', r"empty\.wav is empty"),
-        ('{"file_name": "sub"}', "is not a file"),
-    ],
-)
-def test_bad_rows_and_files_are_named_and_nothing_is_written(source, tmp_path, line, message):
-    soundfile.write(tmp_path / "secret.wav", np.zeros(100), RATE)
-    (source / "link.wav").symlink_to(tmp_path / "secret.wav")
-    (source / "four.wav").write_bytes(b"noise" * 100)
-    (source / "empty.wav").write_bytes(b"")
-    with (source / "metadata.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-    before = sorted(os.listdir(tmp_path))
-    with pytest.raises(UserError, match=message):
+def drill_prepare(source, out, kills, seed, *flags):
+    started = time.monotonic()
+    run_verb("prepare", source, "--out", out / "whole", *flags)
+    took = time.monotonic() - started
+    met = run_through_kills(["prepare", source, "--out", out / "killed", *flags], kills, seed, took)
+    assert met > 0
+    assert tree(out / "killed") == tree(out / "whole")
+    assert not list(out.glob(".*"))
+
+
+def test_killed_and_resumed(longer, tmp_path):
+    drill_prepare(longer, tmp_path, 3, 0, "--workers", 2)
+
+
+@pytest.mark.slow
+def test_killed_ten_times(longer, tmp_path):
+    drill_prepare(longer, tmp_path, 10, 1, "--workers", 2, "--sample-rate", 22_050)
+
+
+@pytest.mark.parametrize(("limit", "stage"), [(50_000, "decode"), (8_000_000, "store")])
+def test_a_full_disk_is_one_line_and_nothing_is_lost(longer, tmp_path, limit, stage):
+    """A limit on the size of files stands for a disk that is full, at a part or at a shard."""
+
+    def small_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    flags = ("prepare", longer, "--out", tmp_path / "out", "--workers", 1)
+    done = run_verb(*flags, check=False, preexec_fn=small_disk)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("jukebox-jax: error")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    if stage == "store":
+        assert list((tmp_path / ".out.partial" / "parts").glob("*.json"))
+    run_verb(*flags)
+    prepare(longer, tmp_path / "whole")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_two_processes_on_one_output(source, tmp_path):
+    with folder_lock(tmp_path / ".out.partial"), pytest.raises(UserError, match="in use by another process"):
         prepare(source, tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == before
+    prepare(source, tmp_path / "out")
 
 
-def test_a_file_that_breaks_in_the_middle_leaves_nothing(source, tmp_path):
-    path = source / "sub" / "two.flac"
-    path.write_bytes(path.read_bytes()[:300_000])
-    with pytest.raises(UserError, match=r"two\.flac"):
-        prepare(source, tmp_path / "out")
-    assert os.listdir(tmp_path) == ["music"]
+# ---- Buckets ----------------------------------------------------------------------------------------------------
+
+
+def test_from_bucket_to_bucket(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    FaultyFileSystem.reset()
+    fs = FaultyFileSystem()
+    fs.put(str(source), "faulty://music", recursive=True)
+    prepare(source, tmp_path / "local")
+    fs.faults["put_file"] = [ConnectionError("reset"), ConnectionError("reset")]
+    monkeypatch.setattr("jukebox_jax.remote.FIRST_DELAY_SECONDS", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("faulty://music", "faulty://data/audio", progress=stop_at("store"))
+    dataset = prepare("faulty://music", "faulty://data/audio")
+    assert dataset.splits == open_dataset(tmp_path / "local").splits
+    stored = {name.rsplit("/", 1)[1]: fs.cat_file(name) for name in fs.ls("faulty://data/audio", detail=False)}
+    ours = tree(tmp_path / "local")
+    assert stored.keys() == ours.keys()
+    assert {name for name in ours if stored[name] != ours[name]} == set()
+    assert sorted(os.listdir(tmp_path)) == ["local", "music"]
+    with pytest.raises(UserError, match="already exists"):
+        prepare("faulty://music", "faulty://data/audio")
+
+
+# ---- Refusals ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder.rename(folder.parent / "moved"), "not a folder"),
-        (lambda folder: write_rows(folder, []), "holds no audio"),
-        (lambda folder: write_rows(folder, [ROWS[2]]), "no piece for training"),
-        (lambda folder: (folder / "metadata.jsonl").write_bytes(b"\xff\xfe"), "not UTF-8"),
-        (lambda folder: [(folder / "metadata.jsonl").unlink(), (folder / "x.m4a").touch()], "cannot be decoded"),
+        (lambda folder: folder.rename(folder.parent / "moved"), "music"),
+        (lambda folder: [(folder / name).write_bytes(b"") for name in LENGTHS], "no usable music .3 refused"),
+        (lambda folder: write_rows(folder, [row | {"split": "test"} for row in ROWS]), "no piece for training"),
     ],
 )
 def test_bad_folders(source, tmp_path, make, message):
@@ -195,41 +328,87 @@ def test_bad_folders(source, tmp_path, make, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistake_leaves_nothing_but_what_saves_work(source, tmp_path):
+    write_rows(source, [row | {"split": "test"} for row in ROWS])
+    with pytest.raises(UserError):
+        prepare(source, tmp_path / "out")
+    assert list((tmp_path / ".out.partial" / "parts").glob("*.pcm"))
+    with pytest.raises(UserError):
+        prepare(tmp_path / "absent", tmp_path / "other")
+    assert not (tmp_path / ".other.partial").exists()
+    with pytest.raises(UserError, match="soundfont"):
+        prepare(source, tmp_path / "other", PrepareSettings(SongSettings(soundfont="absent.sf2")))
+    assert sorted(os.listdir(tmp_path)) == [".out.partial", "music"]
+
+
 def test_nothing_is_overwritten(source, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="already exists"):
         prepare(source, tmp_path / "out")
-    assert files(tmp_path / "out") == {"mine.txt": b"keep"}
+    assert tree(tmp_path / "out") == {"mine.txt": b"keep"}
 
 
-def test_two_writers_of_one_folder(source, tmp_path):
-    with new_dataset_folder(tmp_path / "out") as folder:
-        with pytest.raises(UserError, match="in use by another process"):
-            prepare(source, tmp_path / "out")
-        (folder / "mark").write_text("whole")
-    assert files(tmp_path / "out") == {"mark": b"whole"}
-    assert sorted(os.listdir(tmp_path)) == ["music", "out"]
+def test_work_elsewhere_touches_nothing_that_is_there(source, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "mine.txt").write_text("keep")
+    prepare(source, tmp_path / "out", work=tmp_path / "work")
+    assert tree(tmp_path / "work") == {"mine.txt": b"keep"}
 
 
-def test_silence(source, tmp_path):
-    for name in LENGTHS:
-        soundfile.write(source / name, np.zeros(70_000, np.int16), RATE)
-    dataset = prepare(source, tmp_path / "out")
-    assert not RecordReader(dataset, "train").read_song(0, "audio").any()
+# ---- The command ------------------------------------------------------------------------------------------------
 
 
-def test_killed_while_writing(source, tmp_path):
-    code = (
-        "import sys, time; from jukebox_jax.corpus.prepare import prepare\n"
-        "def stop(done, of, title): print(title, flush=True); time.sleep(60)\n"
-        f"prepare({str(source)!r}, {str(tmp_path / 'out')!r}, progress=stop)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "Air\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert not (tmp_path / "out").exists()
-    prepare(source, tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == ["music", "out"]
+def test_the_command_prints_what_became_of_the_music(source, tmp_path):
+    (source / "broken.wav").write_bytes(b"RIFF")
+    done = run_verb("prepare", source, "--out", tmp_path / "out", "--workers", 1, "--min-label-songs", 2)
+    assert "songs stored          3" in done.stdout
+    assert "broken.wav: refused: " in done.stdout
+    assert "2 rarer names became unknown (2 songs)" in done.stdout
+    assert done.stdout.endswith(f"dataset: {tmp_path / 'out'}\n")
+    again = run_verb("prepare", source, "--out", tmp_path / "more", "--labels", tmp_path / "out", "--workers", 1)
+    assert "dataset: " in again.stdout
+    inspected = run_verb("inspect", source)
+    assert "prepare would store   3 songs" in inspected.stdout
+    assert "broken.wav" in inspected.stdout
+    assert json.loads(run_verb("inspect", source, "--json").stdout)["files"] == 4
+
+
+def test_interrupted_from_the_keyboard(longer, tmp_path):
+    command = [sys.executable, "-m", "jukebox_jax", "prepare", str(longer), "--out", str(tmp_path / "out")]
+    start = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = sys.argv[1:]; "
+    command[1:3] = ["-c", start + "runpy.run_module('jukebox_jax', run_name='__main__')", "jukebox-jax"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / ".out.partial" / "parts"
+    end = time.monotonic() + 60
+    while not list(parts.glob("*.json")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "The same command goes on" in err
+    assert "Traceback" not in err
+    run_verb("prepare", longer, "--out", tmp_path / "out")
+
+
+def test_parts_are_keyed_by_all_that_decides_them(source, tmp_path):
+    keys = set()
+    tasks = []
+
+    def note(work, items):
+        for item in items:
+            tasks.append(item)
+            work(item)
+            yield item
+
+    for song in (SongSettings(), SongSettings(sample_rate=8_000), SongSettings(channels=1)):
+        prepare(source, tmp_path / f"out{len(tasks)}", PrepareSettings(song), decode_runner=note)
+    keys = {task.key for task in tasks}
+    assert len(keys) == 9
+    task = dataclasses.replace(tasks[0], work=str(tmp_path / "again"))
+    (tmp_path / "again").mkdir()
+    decode_piece(task)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "again").iterdir()}
+    decode_piece(task)
+    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "again").iterdir()}
