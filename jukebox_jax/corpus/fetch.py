@@ -44,8 +44,9 @@ def local_copy(path: os.PathLike | str) -> Iterator[Path]:
         except FileNotFoundError:
             raise BadAudio("does not exist: check the path") from None
         except Exception as error:  # every store has exceptions of its own
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise BadAudio(
-                f"could not be fetched in {ATTEMPTS} attempts ({type(error).__name__}: {' '.join(str(error).split())}): "
+                f"could not be fetched in {ATTEMPTS} attempts ({reason}): "
                 "check the network and your rights there, and run again"
             ) from None
         yield target

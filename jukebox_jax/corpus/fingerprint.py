@@ -1,9 +1,9 @@
 """Acoustic fingerprints: the same recording in another encoding, at another rate or level, is found again.
 
-After Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002): a bit says whether the slope of the
-spectrum between two neighbouring bands rises or falls with time; 32 bits are a sub-fingerprint. Theirs stand 11.6 ms
-apart, to find three seconds within an album. Ours compare whole songs, so frames of 0.74 s every 0.19 s do, and the
-slope is compared with that of the frame just before, without overlap.
+After Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002): a bit says whether the slope of
+the spectrum between two neighbouring bands rises or falls with time; 32 bits are a sub-fingerprint. Theirs stand
+11.6 ms apart, to find three seconds within an album. Ours compare whole songs, so frames of 0.74 s every 0.19 s do, and
+the slope is compared with that of the frame just before, without overlap.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ BANDS_HZ = (300.0, 2_000.0)  # 33 bands of equal ratio, as in the paper
 LEAST_CHANGE = 1e-4
 QUIET = 1e-4  # root mean square; -80 dB of full scale
 
-# Measured over the 18 demo pieces (tests/corpus/test_fingerprint.py prints it): the distance of a piece to itself as MP3
-# at 128 kbit/s is at most 0.01, as Vorbis, 25 ms late and at -6 dB 0.07, half a hop late (the worst case) 0.17; of
+# Measured over the 18 demo pieces (tests/corpus/test_fingerprint.py prints it): the distance of a piece to itself as
+# MP3 at 128 kbit/s is at most 0.01, as Vorbis, 25 ms late and at -6 dB 0.07, half a hop late (the worst case) 0.17; of
 # different pieces, at the best of 41 offsets, at least 0.49. No copy was missed, and none of 153 pairs taken for one.
 MOST_DISTANCE = 0.2
 QUARTERS = 4
@@ -79,7 +79,7 @@ class Fingerprinter:
 
 
 def distance(first: Sequence[int], second: Sequence[int], offset: int) -> float:
-    """How much two songs differ where they overlap: 0 for the same, about 0.5 by chance, 1.0 with too little to compare.
+    """How much two songs differ where they overlap: 0 for the same, 0.5 by chance, 1.0 with too little to compare.
 
     It is the bit error rate with a denominator for sparse music: the bits that differ over the bits that are set in
     either, counted twice in both (Dice); where half the bits are set, the two agree. The overlap is cut into QUARTERS,

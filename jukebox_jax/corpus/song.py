@@ -70,7 +70,8 @@ def check_settings(settings: SongSettings) -> None:
     """
     if not LOWEST_RATE <= settings.sample_rate <= HIGHEST_RATE:
         raise UserError(
-            f"A sample rate of {settings.sample_rate} Hz cannot be stored: choose one of {LOWEST_RATE} to {HIGHEST_RATE}."
+            f"A sample rate of {settings.sample_rate} Hz cannot be stored: "
+            f"choose one of {LOWEST_RATE} to {HIGHEST_RATE}."
         )
     if settings.channels not in (None, 1, 2):
         raise UserError(f"{settings.channels} channels cannot be stored: choose 1 or 2.")

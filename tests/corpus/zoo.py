@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 RATE = 22_050
 OK = "ok"
@@ -30,7 +30,7 @@ def make_zoo(folder: Path) -> dict[str, str]:
         (folder / name).write_bytes(content)
         expected[name] = verdict
 
-    def sound(name: str, samples: Shaped[np.ndarray, "t *c"], verdict: str, rate: int = RATE, **how: str) -> bytes:
+    def sound(name: str, samples: np.ndarray, verdict: str, rate: int = RATE, **how: str) -> bytes:
         soundfile.write(folder / name, samples, rate, **how)
         expected[name] = verdict
         return (folder / name).read_bytes()
