@@ -193,7 +193,7 @@ def _soundfile_blocks(file: Any, frames: int, path: Path) -> Iterator[Float[np.n
 
     decoded = 0
     # Vorbis and Opus keep another order of channels, which libsndfile passes on.
-    order = _XIPH_ORDER.get(file.channels) if file.format == "OGG" else None
+    order = _XIPH_ORDER.get(file.channels) if file.subtype in ("VORBIS", "OPUS") else None
     while True:
         try:
             block = file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
@@ -226,9 +226,8 @@ def _mp3_frames(path: Path) -> int:
     if sync < 0 or len(head) < sync + 200 or head[sync + 1] & 0xE0 != 0xE0:
         return 0
     mpeg1, mono = head[sync + 1] & 0x18 == 0x18, head[sync + 3] & 0xC0 == 0xC0
-    header = head[
-        sync + 4 + {(True, False): 32, (False, True): 9}.get((mpeg1, mono), 17) :
-    ]  # behind the side information
+    side_information = {(True, False): 32, (False, True): 9}.get((mpeg1, mono), 17)  # bytes; the header stands behind
+    header = head[sync + 4 + side_information :]
     if header[:4] not in (b"Xing", b"Info") or not header[7] & 1:
         return 0
     return int.from_bytes(header[8:12], "big") * (1152 if mpeg1 else 576)

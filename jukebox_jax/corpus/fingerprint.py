@@ -156,13 +156,13 @@ def _candidates(fingerprints: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, 
     by_key = np.lexsort((song, key))
     key, song, position = key[by_key], song[by_key], position[by_key]
     length = np.asarray(lengths)
-    for distance in range(1, min(MOST_NEIGHBOURS + 1, len(key))):
-        short, long = length[song[:-distance]], length[song[distance:]]
-        same = np.flatnonzero((key[:-distance] == key[distance:]) & (long <= MOST_LENGTH_RATIO * short))
+    for step in range(1, min(MOST_NEIGHBOURS + 1, len(key))):
+        same = np.flatnonzero(key[:-step] == key[step:])
         if not len(same):
-            continue
-        offsets = position[same].astype(int) - position[same + distance].astype(int)
-        pairs = np.stack([song[same], song[same + distance], offsets], axis=1).astype(int)
+            break
+        same = same[length[song[same + step]] <= MOST_LENGTH_RATIO * length[song[same]]]
+        offsets = position[same].astype(int) - position[same + step].astype(int)
+        pairs = np.stack([song[same], song[same + step], offsets], axis=1).astype(int)
         yield from map(tuple, np.unique(pairs, axis=0).tolist())
 
 

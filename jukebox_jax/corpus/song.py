@@ -25,7 +25,7 @@ from jukebox_jax.audio.decode import (
     open_audio,
     resampled,
 )
-from jukebox_jax.audio.files import to_int16
+from jukebox_jax.audio.files import to_float32, to_int16
 from jukebox_jax.corpus.fetch import local_copy
 from jukebox_jax.corpus.fingerprint import Fingerprinter
 from jukebox_jax.corpus.piece import Finding, Piece
@@ -134,7 +134,7 @@ def _store(
         peak = max(peak, block_peak)
         frames += len(block)
         digest.update(stored.astype("<i2", copy=False).tobytes())
-        fingerprint.add(block)
+        fingerprint.add(to_float32(stored))
         write(stored)
     if frames < settings.min_seconds * rate or not frames:
         raise BadAudio(
@@ -181,8 +181,9 @@ def _tfds_item(path: str, data_dir: str | None) -> AudioStream:
 
     try:
         samples, rate = read_tfds_item(path, data_dir)
-    except UserError as error:
-        raise BadAudio(f"cannot be read: {error}") from None
+    except Exception as error:  # TFDS's readers have many
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise BadAudio(f"cannot be read ({reason}): prepare that dataset with TFDS again, or leave it out") from None
     blocks = (samples[start : start + BLOCK_FRAMES] for start in range(0, len(samples), BLOCK_FRAMES))
     return AudioStream(rate, samples.shape[1], len(samples), blocks)
 
