@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int16
 
-from jukebox_jax.audio.decode import BLOCK_FRAMES, NOT_FINITE, BadAudio, open_audio, resampled
+from jukebox_jax.audio.decode import AV_SUFFIXES, BLOCK_FRAMES, NOT_FINITE, BadAudio, open_audio, resampled
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 
 READABLE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf", ".w64"})
-# Music files that libsndfile has no decoder for: worth naming, lest they be left out in silence.
-UNREADABLE_SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".wma", ".ape", ".mka", ".webm"})
+# Music files that libsndfile has no decoder for, and PyAV has: worth naming, lest they be left out in silence.
+UNREADABLE_SUFFIXES = AV_SUFFIXES
 
 _WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 
