@@ -37,6 +37,8 @@ $(VENV)/.base: setup.py constraints.txt
 	$(PIP) install --quiet -c constraints.txt -e .
 	@touch $@
 
+# tinysoundfont asks for PyAudio, which plays aloud, is not needed here, and has to be compiled.
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	$(PIP) install --quiet -c constraints.txt --no-deps tinysoundfont
 	@touch $@

@@ -59,10 +59,11 @@ setup(
         "openai": ["Unidecode>=1.1.1,<=1.3.4"],
         "torch": ["torch>=2.4"],
         "notebook": ["ipykernel", "jupyterlab", "nbclient"],
+        "av": ["av>=14"],
         "corpus": ["music21>=9"],
         "dev": [
             *("beartype>=0.20", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"),
-            "Unidecode>=1.1.1,<=1.3.4",
+            *("Unidecode>=1.1.1,<=1.3.4", "av>=14"),
         ],
     },
     classifiers=[

@@ -33,6 +33,8 @@ HEAVY = [
     "array_record",
     "soundfile",
     "soxr",
+    "av",
+    "tinysoundfont",
     "matplotlib",
     "tensorboardX",
     "torch",

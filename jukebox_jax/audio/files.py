@@ -1,23 +1,23 @@
-"""Audio files to samples and back: soundfile decodes and encodes, soxr resamples."""
+"""Whole audio files to samples and back, at any rate."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int16
 
+from jukebox_jax.audio.decode import AV_SUFFIXES, BLOCK_FRAMES, NOT_FINITE, BadAudio, open_audio, resampled
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 
 READABLE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf", ".w64"})
-# Music files that libsndfile has no decoder for: worth naming, lest they be left out in silence.
-UNREADABLE_SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".wma", ".ape", ".mka", ".webm"})
-
-# Writing a minute or more of Vorbis in one call crashes libsndfile (seen in soundfile 0.14): write in blocks.
-BLOCK_FRAMES = 65_536
+# Music files that libsndfile has no decoder for, and PyAV has: worth naming, lest they be left out in silence.
+UNREADABLE_SUFFIXES = AV_SUFFIXES
 
 _WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 
@@ -39,19 +39,12 @@ def audio_info(path: os.PathLike | str) -> AudioInfo:
     """Reads only the header of an audio file.
 
     Raises:
-      UserError: the file is missing, empty, cut short (WAV), not audio, or holds no samples.
+      UserError: the file is missing, empty, cut short (WAV and its like), not audio, or holds no samples.
     """
-    import soundfile
-
-    path = Path(path)
-    _check_whole(path)
-    try:
-        info = soundfile.info(str(path))
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(path, error) from None
-    if info.frames <= 0:
-        raise UserError(f"{path} holds no samples: remove it, or put the whole file in its place.")
-    return AudioInfo(info.frames, info.samplerate, info.channels)
+    with _named(path), open_audio(path) as stream:
+        if not stream.frames:
+            raise BadAudio("holds no samples: remove it, or put the whole file in its place")
+        return AudioInfo(stream.frames, stream.sample_rate, stream.channels)
 
 
 def read_audio(path: os.PathLike | str, sample_rate: int = 44_100) -> Float[np.ndarray, "t c"]:
@@ -63,30 +56,13 @@ def read_audio(path: os.PathLike | str, sample_rate: int = 44_100) -> Float[np.n
     Raises:
       UserError: the file is missing, empty, corrupt, cut short, not audio, or holds NaN or infinite samples.
     """
-    import soundfile
-    import soxr
-
-    path = Path(path)
-    info = audio_info(path)
-    try:
-        samples, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(path, error) from None
-    # An MP3 is a stream: without the optional header its length is an estimate, and off by far at variable bit rates.
-    if len(samples) < info.frames and path.suffix.lower() != ".mp3":
-        raise UserError(
-            f"{path} ends early ({len(samples)} of {info.frames} samples decode): "
-            "copy or download it again, or remove it."
-        )
-    if not len(samples):
-        raise UserError(f"{path} holds no samples: remove it, or put the whole file in its place.")
-    if not np.isfinite(samples).all():
-        raise UserError(f"{path} holds samples that are not finite numbers: export it again, or remove it.")
-    if info.sample_rate != sample_rate:
-        samples = soxr.resample(samples, info.sample_rate, sample_rate).astype(np.float32, copy=False)
-    if not len(samples):
-        raise UserError(f"{path} holds too few samples to resample to {sample_rate} Hz: remove it.")
-    return samples
+    with _named(path), open_audio(path) as stream:
+        samples = np.concatenate([np.zeros((0, stream.channels), np.float32), *resampled(stream, sample_rate)])
+        if not np.isfinite(samples).all():
+            raise BadAudio(NOT_FINITE)
+        if not len(samples):
+            raise BadAudio(f"holds too few samples to resample to {sample_rate} Hz: remove it")
+        return samples
 
 
 def write_audio(path: os.PathLike | str, samples: Float[np.ndarray, " t *channels"], sample_rate: int) -> None:
@@ -117,6 +93,7 @@ def write_audio(path: os.PathLike | str, samples: Float[np.ndarray, " t *channel
         atomic_file(path) as temporary,
         soundfile.SoundFile(str(temporary), "w", sample_rate, data.shape[1], subtype=subtype, format=container) as file,
     ):
+        # Writing a minute or more of Vorbis in one call crashes libsndfile (seen in soundfile 0.14).
         for start in range(0, len(data), BLOCK_FRAMES):
             file.write(data[start : start + BLOCK_FRAMES])
 
@@ -131,25 +108,10 @@ def to_float32(samples: Int16[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
     return samples.astype(np.float32) / np.float32(32_768)
 
 
-def _check_whole(path: Path) -> None:
-    if not path.exists():
-        raise UserError(f"{path} does not exist: check the path.")
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: name an audio file.")
-    size = path.stat().st_size
-    if size == 0:
-        raise UserError(f"{path} is empty (0 bytes): copy or download it again, or remove it.")
-    with path.open("rb") as file:
-        head = file.read(8)
-    # libsndfile reads a WAV cut short without a word. 0 and 2^32 - 1 are what recorders write while still recording.
-    if head[:4] == b"RIFF" and len(head) == 8:
-        promised = int.from_bytes(head[4:], "little")
-        if promised not in (0, 2**32 - 1) and promised + 8 > size + 1:  # +1: a missing pad byte is harmless
-            raise UserError(
-                f"{path} ends early ({size} of {promised + 8} bytes): copy or download it again, or remove it."
-            )
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = str(getattr(error, "error_string", error)).rstrip(".")
-    return UserError(f"{path} cannot be read as audio ({reason}): convert it to WAV or FLAC, or remove it.")
+@contextlib.contextmanager
+def _named(path: os.PathLike | str) -> Iterator[None]:
+    """Bad audio becomes a mistake of the user's, told with the file's name."""
+    try:
+        yield
+    except BadAudio as error:
+        raise UserError(f"{path} {error}.") from None
