@@ -158,6 +158,26 @@ def whole_file(path: os.PathLike | str) -> Iterator[Path]:
         upload(temporary, path)
 
 
+@contextlib.contextmanager
+def local_copy(path: os.PathLike | str) -> Iterator[Path]:
+    """Yields a local file with the contents of `path`: itself where it is local, else a copy that is removed again.
+
+    Raises:
+      FileNotFoundError: no such remote file.
+      UserError: fetching it was refused, or kept failing.
+    """
+    if not is_remote(path):
+        yield Path(path)
+        return
+    fs, url = _filesystem(path), os.fspath(path)
+    size = file_size(path)
+    with tempfile.TemporaryDirectory(prefix="jukebox_jax_") as folder:
+        # The suffix says what is in it; the rest of the name may hold anything.
+        target = Path(folder) / f"copy{PurePosixPath(url).suffix}"
+        retry(lambda: fs.get_file(url, str(target)), f"Fetching {url}", moved_bytes=size)
+        yield target
+
+
 def retry(call: Callable[[], Value], what: str, *, moved_bytes: int = 0) -> Value:
     """The result of `call()`, which is tried again, after growing pauses, when it fails in a way that may pass.
 

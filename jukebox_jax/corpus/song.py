@@ -5,10 +5,10 @@ file ──open_audio──▶ float32 blocks ──mix──▶ 1 or 2 channels
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,10 +26,10 @@ from jukebox_jax.audio.decode import (
     resampled,
 )
 from jukebox_jax.audio.files import to_float32, to_int16
-from jukebox_jax.corpus.fetch import local_copy
 from jukebox_jax.corpus.fingerprint import Fingerprinter
 from jukebox_jax.corpus.piece import Finding, Piece
 from jukebox_jax.errors import UserError
+from jukebox_jax.remote import local_copy
 
 TFDS_PREFIX = "tfds:"
 
@@ -99,6 +99,9 @@ def decode_song(piece: Piece, settings: SongSettings, write: Callable[[Int16[np.
 
     Args:
       write: takes the samples, int16 (frames, 1 or 2), block by block; what it raises passes through.
+
+    Raises:
+      UserError: a bucket that cannot be reached, which says nothing about the piece.
     """
     found = Finding("ok")
     try:
@@ -164,20 +167,21 @@ def _notes(found: Finding, channels: int, sample_rate: int, clipped: int) -> Ite
         yield f"clipped: {clipped} samples"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _open_piece(piece: Piece, settings: SongSettings) -> Iterator[AudioStream]:
     if piece.path.startswith(TFDS_PREFIX):
         yield _tfds_item(piece.path, settings.data_dir)
         return
-    with (
-        local_copy(piece.path) as path,
-        open_audio(path, soundfont=settings.soundfont, midi_rate=settings.sample_rate) as stream,
-    ):
-        yield stream
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(local_copy(piece.path))
+        except FileNotFoundError:
+            raise BadAudio("does not exist: check the path") from None
+        yield stack.enter_context(open_audio(path, soundfont=settings.soundfont, midi_rate=settings.sample_rate))
 
 
 def _tfds_item(path: str, data_dir: str | None) -> AudioStream:
-    from jukebox_jax.corpus.sources import read_tfds_item
+    from jukebox_jax.corpus.sources.tfds_items import read_tfds_item
 
     try:
         samples, rate = read_tfds_item(path, data_dir)

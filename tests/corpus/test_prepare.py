@@ -153,7 +153,10 @@ def test_the_zoo(tmp_path):
     assert "99:99" in problems
     songs = {song.file_name: song for table in dataset.splits.values() for song in table}
     assert songs["duplicate.wav"].lyrics == "Τραγούδι\nτης λύρας"
-    assert (report["songs_stored"], report["duplicates"]) == (len(songs), 3 + sum("whole" in v for v in verdicts.values()))
+    assert (report["songs_stored"], report["duplicates"]) == (
+        len(songs),
+        3 + sum("whole" in v for v in verdicts.values()),
+    )
 
 
 # ---- The same bytes ---------------------------------------------------------------------------------------------
@@ -376,7 +379,9 @@ def test_the_command_prints_what_became_of_the_music(source, tmp_path):
 
 def test_interrupted_from_the_keyboard(longer, tmp_path):
     command = [sys.executable, "-m", "jukebox_jax", "prepare", str(longer), "--out", str(tmp_path / "out")]
-    start = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = sys.argv[1:]; "
+    start = (
+        "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = sys.argv[1:]; "
+    )
     command[1:3] = ["-c", start + "runpy.run_module('jukebox_jax', run_name='__main__')", "jukebox-jax"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     parts = tmp_path / ".out.partial" / "parts"

@@ -23,9 +23,9 @@ from corpus.soundfont import sine_soundfont
 from corpus.zoo import melody
 
 from experiments.score_to_audio import Note, midi_bytes
+from jukebox_jax import remote
 from jukebox_jax.audio import decode
 from jukebox_jax.audio.files import read_audio, to_int16
-from jukebox_jax.corpus import fetch
 from jukebox_jax.corpus.fingerprint import find_near_duplicates
 from jukebox_jax.corpus.piece import Finding, Piece
 from jukebox_jax.corpus.song import SongSettings, check_settings, decode_song
@@ -372,7 +372,7 @@ def memory():
 
 
 def test_remote_files_are_copied_and_the_copies_removed(tmp_path, memory, monkeypatch):
-    monkeypatch.setattr(fetch.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(remote.tempfile, "tempdir", str(tmp_path))
     soundfile.write(tmp_path / "a.flac", melody(2, 44_100), 44_100)
     local = decoded(tmp_path / "a.flac")[0]
     memory.pipe("/bucket/a b.flac", (tmp_path / "a.flac").read_bytes())
@@ -381,8 +381,8 @@ def test_remote_files_are_copied_and_the_copies_removed(tmp_path, memory, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["a.flac"]
 
 
-def test_trouble_on_the_way_passes_or_is_a_verdict(memory, monkeypatch, tmp_path):
-    monkeypatch.setattr(fetch.time, "sleep", lambda seconds: None)
+def test_a_bucket_out_of_reach_is_no_verdict(memory, monkeypatch, tmp_path):
+    monkeypatch.setattr(remote, "FIRST_DELAY_SECONDS", 0.0)
     soundfile.write(tmp_path / "a.flac", melody(2, 44_100), 44_100)
     memory.pipe("/bucket/a.flac", (tmp_path / "a.flac").read_bytes())
     failures = [ConnectionResetError("reset"), TimeoutError("slow")]
@@ -396,17 +396,9 @@ def test_trouble_on_the_way_passes_or_is_a_verdict(memory, monkeypatch, tmp_path
     monkeypatch.setattr(type(memory), "_open", flaky)
     piece = Piece("a", "memory://bucket/a.flac")
     assert decode_song(piece, SongSettings(), lambda samples: None).usable
-    failures.extend(ConnectionResetError("reset") for _ in range(fetch.ATTEMPTS))
-    verdict = decode_song(piece, SongSettings(), lambda samples: None).verdict
-    assert verdict.startswith(f"could not be fetched in {fetch.ATTEMPTS} attempts (ConnectionResetError: reset): ")
-
-
-def test_what_hangs_is_given_up():
-    import threading
-
-    never = threading.Event()
-    with pytest.raises(TimeoutError):
-        fetch.retry(never.wait, attempts=2, timeout_seconds=0.05, wait_seconds=0.0)
+    failures.extend(ConnectionResetError("reset") for _ in range(remote.ATTEMPTS))
+    with pytest.raises(UserError, match="ConnectionResetError: reset"):
+        decode_song(piece, SongSettings(), lambda samples: None)
 
 
 # Datasets of TFDS; their reader has tests of its own.
@@ -421,7 +413,7 @@ def test_an_item_of_a_dataset(tmp_path, monkeypatch):
         return music, 48_000
 
     sources = SimpleNamespace(read_tfds_item=read_tfds_item)
-    monkeypatch.setitem(sys.modules, "jukebox_jax.corpus.sources", sources)
+    monkeypatch.setitem(sys.modules, "jukebox_jax.corpus.sources.tfds_items", sources)
     settings = SongSettings(data_dir="there")
     found, samples = decoded("tfds:songs/train#7", settings)
     assert found == decoded(tmp_path / "a.wav")[0]
