@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 # TensorFlow's client for gs:// would be asked first where TensorFlow is installed: it loads TensorFlow, and reads

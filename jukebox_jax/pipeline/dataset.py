@@ -1,8 +1,9 @@
 """A prepared dataset folder: its song table, and random access to its records.
 
 The folder is a TFDS directory (`tfds.builder_from_directory` reads it) with two files of ours: `songs.json`, which
-song lies in which records, and `labels.json`; it may lie in a bucket. Record r of a song holds its samples [r·R, (r+1)·R), padded with zeros
-at the song's end; a token dataset holds the codes of the same samples under the same record numbers.
+song lies in which records, and `labels.json`; it may lie in a bucket. Record r of a song holds its samples
+[r·R, (r+1)·R), padded with zeros at the song's end; a token dataset holds the codes of the same samples under the same
+record numbers.
 """
 
 from __future__ import annotations
