@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import ClassVar
 
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
@@ -19,11 +20,11 @@ class FaultyFileSystem(MemoryFileSystem):
     """
 
     protocol = "faulty"
-    store: dict = {}  # noqa: RUF012, fsspec's own way of sharing it between instances
-    pseudo_dirs = [""]  # noqa: RUF012
-    faults: dict[str, list[Exception | float]] = {}  # noqa: RUF012
-    calls: Counter = Counter()
-    moved: list[int] = []  # noqa: RUF012
+    store: ClassVar[dict] = {}  # fsspec's own way of sharing it between instances
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    faults: ClassVar[dict[str, list[Exception | float]]] = {}
+    calls: ClassVar[Counter] = Counter()
+    moved: ClassVar[list[int]] = []
 
     @classmethod
     def reset(cls) -> None:

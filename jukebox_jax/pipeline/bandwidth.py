@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from jukebox_jax import remote
+from jukebox_jax.errors import UserError
+from jukebox_jax.files import atomic_file
 from jukebox_jax.pipeline.dataset import Dataset
 from jukebox_jax.pipeline.stream import Stream
+
+#: The windows that `prepare` computes the constants for: that of the original's VQ-VAE.
+WINDOWS = (393_216,)
+#: The file in a dataset folder that keeps them.
+FILE = "bandwidth.json"
 
 _FFT, _HOP, _WINDOW = 2048, 256, 1536
 _STRIDE = 16
@@ -18,6 +29,43 @@ _STRIDE = 16
 # -60 dB of full scale.
 _FLOOR_RMS = 1e-3
 FLOOR = {"l1": _FLOOR_RMS * math.sqrt(2 / math.pi), "l2": _FLOOR_RMS**2}
+
+
+def bandwidth_table(dataset: Dataset, windows: Sequence[int] = WINDOWS) -> dict[int, dict[str, float]]:
+    """Window in samples → its constants, for an audio dataset, by the arithmetic of `bandwidth`.
+
+    A window longer than every training song gives way to the longest one that fits, in whole hops of 128; without
+    training songs, or with none that long, the table is empty.
+    """
+    longest = max((song.samples for song in dataset.splits["train"]), default=0) // 128 * 128
+    return {window: bandwidth(dataset, window) for window in sorted({min(w, longest) for w in windows}) if window}
+
+
+def save_bandwidth(folder: os.PathLike | str, table: dict[int, dict[str, float]]) -> None:
+    """Writes the table into a local dataset folder; the same table gives the same bytes."""
+    with atomic_file(Path(folder) / FILE) as temporary:
+        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+def stored_bandwidth(dataset: Dataset, window_samples: int) -> dict[str, float] | None:
+    """The constants that were stored for windows of this length, or None.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = dataset.folder / FILE
+    try:
+        table = json.loads(remote.read_text(path))
+        if str(window_samples) not in table:
+            return None
+        constants = {name: float(table[str(window_samples)][name]) for name in ("l1", "l2", "spec")}
+        if not all(math.isfinite(value) and value > 0 for value in constants.values()):
+            raise ValueError(f"constants of {window_samples} that are not positive numbers")
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): remove it, and training computes it again.") from None
+    return constants
 
 
 def bandwidth(dataset: Dataset, window_samples: int, seconds: float = 600.0) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """A prepared dataset folder: its song table, and random access to its records.
 
 The folder is a TFDS directory (`tfds.builder_from_directory` reads it) with two files of ours: `songs.json`, which
-song lies in which records, and `labels.json`; it may lie in a bucket. Record r of a song holds its samples
-[r·R, (r+1)·R), padded with zeros at the song's end; a token dataset holds the codes of the same samples under the same
-record numbers.
+song lies in which records and which shards there are, and `labels.json`. It may be local or lie in a bucket. Record r
+of a song holds its samples [r·R, (r+1)·R), padded with zeros at the song's end; a token dataset holds the codes of the
+same samples under the same record numbers.
 """
 
 from __future__ import annotations
@@ -180,28 +180,30 @@ class RecordReader:
           int16 (t, channels) for audio, uint16 (t / hop,) for codes. Past the song's end, up to the end of its last
           record, there are zeros.
         """
+        pieces = list(self.pieces(song, start_samples, stop_samples, fields))
+        if len(pieces) == 1:
+            return pieces[0]
+        return [np.concatenate(column) for column in zip(*pieces, strict=True)]
+
+    def pieces(
+        self, song: int, start_samples: int, stop_samples: int, fields: tuple[str, ...]
+    ) -> Iterator[list[np.ndarray]]:
+        """What `read` gives, record by record, as read-only views of the records."""
         size = self.dataset.record_samples
         first, last = start_samples // size, (stop_samples - 1) // size
         if start_samples < 0 or stop_samples <= start_samples or last >= self.songs[song].records(size):
             raise ValueError(f"[{start_samples}, {stop_samples}) is not inside the records of song {song}")
-        shapes = [(self.dataset.fields[field], self.dataset.record_shape(field)) for field in fields]
-        for field, (hop, _) in zip(fields, shapes, strict=True):
+        hops = [self.dataset.fields[field] for field in fields]
+        for field, hop in zip(fields, hops, strict=True):
             if start_samples % hop or stop_samples % hop:
                 raise ValueError(f"[{start_samples}, {stop_samples}) is not a multiple of the hop {hop} of {field}")
-        result = [
-            np.empty(((stop_samples - start_samples) // hop, *shape[1:]), field_dtype(field))
-            for field, (hop, shape) in zip(fields, shapes, strict=True)
-        ]
-        records = self._records(self.songs[song].first_record + first, self.songs[song].first_record + last + 1)
-        for number, record in enumerate(records, start=first):
-            for field, (hop, shape), out in zip(fields, shapes, result, strict=True):
-                # Where the record begins, counted from the beginning of what was asked for.
-                at = (number * size - start_samples) // hop
-                offset, length = self._layout.fields[field]
-                entries = np.frombuffer(record, out.dtype, length // out.itemsize, offset).reshape(shape)
-                begin, end = max(at, 0), min(at + shape[0], len(out))
-                out[begin:end] = entries[begin - at : end - at]
-        return result
+        begin = self.songs[song].first_record
+        for number, record in enumerate(self._records(begin + first, begin + last + 1), start=first):
+            begins, ends = max(start_samples - number * size, 0), min(stop_samples - number * size, size)
+            yield [
+                self._entries(record, field)[begins // hop : ends // hop]
+                for field, hop in zip(fields, hops, strict=True)
+            ]
 
     def read_song(self, song: int, field: str) -> Shaped[np.ndarray, " t *channels"]:
         """A whole song: audio cut at its last sample, codes up to the end of its last record."""
@@ -210,6 +212,12 @@ class RecordReader:
             return self.read(song, 0, samples, (field,))[0]
         size = self.dataset.record_samples
         return self.read(song, 0, self.songs[song].records(size) * size, (field,))[0]
+
+    def _entries(self, record: bytes | memoryview, field: str) -> np.ndarray:
+        offset, size = self._layout.fields[field]
+        dtype = field_dtype(field)
+        entries = np.frombuffer(record, dtype, size // dtype.itemsize, offset)
+        return entries.reshape(self.dataset.record_shape(field))
 
     def _records(self, first: int, stop: int) -> Iterator[bytes | memoryview]:
         """The records [first, stop) of the split, which mostly lie in one shard."""

@@ -1,4 +1,4 @@
-"""Batches of random windows, as a pure function of (seed, position) and as a prefetching tf.data stream.
+"""Batches of random windows, as a pure function of (seed, position) and as a stream that reads ahead.
 
 `Stream.batch(seed, position)` is the definition; `Stream.batches` gives the same batches in order, read ahead. The
 position counts examples over all epochs and hosts, so training resumes anywhere at once, under any batch size.
@@ -6,11 +6,14 @@ position counts examples over all epochs and hosts, so training resumes anywhere
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import collections
+import concurrent.futures
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int16, Int64
 
 from jukebox_jax.audio.files import to_float32
 from jukebox_jax.errors import UserError
@@ -19,9 +22,14 @@ from jukebox_jax.labels.lyrics import LyricText, lyric_window
 from jukebox_jax.labels.timing import check_total_length, timing_bins
 from jukebox_jax.pipeline.dataset import Dataset, RecordReader, Song
 from jukebox_jax.pipeline.order import BLEND, SHIFT, random_integers, shuffled_index, tensorflow, window_chunks
+from jukebox_jax.remote import is_remote
 
 # Batches read ahead of the one in use: enough to hide a slow read, little enough for a small machine.
 READ_AHEAD_BATCHES = 2
+# Windows read at once: a disk keeps few threads busy, a bucket answers late and to many.
+LOCAL_READERS, REMOTE_READERS = 2, 16
+
+TIMING = ("total", "absolute", "relative")
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ class Stream:
       shuffle: permute the windows of each epoch; else they come in order.
       shift: move each window by a random part of its length, in whole hops, within its song.
       blend: mix stereo by a random weight per example instead of one half (the paper's augmentation).
+      token_hop: samples of a token of the model, of which each has its timing bins; by default the first field's hop.
+        A prior that is trained on audio, encoded on the way, needs it.
 
     Raises:
       UserError: a field the dataset lacks, a window no hop divides, no song long enough, a song outside the timing
@@ -92,6 +102,7 @@ class Stream:
         shuffle: bool = True,
         shift: bool = True,
         blend: bool = False,
+        token_hop: int | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -108,6 +119,12 @@ class Stream:
                     f"A window of {window_samples} samples is not a multiple of the hop of {field}, "
                     f"{dataset.fields[field]}: choose a multiple of {self._unit}."
                 )
+        self._token_hop = token_hop or dataset.fields[fields[0]]
+        if window_samples % self._token_hop:
+            raise UserError(
+                f"A window of {window_samples} samples is not a multiple of {self._token_hop}, the samples of a token: "
+                f"choose a multiple."
+            )
         if batch_size < 1 or batch_size % process_count:
             raise UserError(
                 f"A batch of {batch_size} cannot be shared by {process_count} processes: choose a multiple."
@@ -150,47 +167,43 @@ class Stream:
           UserError: a damaged record.
         """
         draws = self._draw(self._examples(position), seed)
-        return dict(zip(self.keys, self._load(*(draw.numpy() for draw in draws)), strict=True))
+        arrays, jobs = self._plan(*(draw.numpy() for draw in draws))
+        for job in jobs:
+            job()
+        return arrays
 
     def batches(self, seed: int, position: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """`batch(seed, position)`, `batch(seed, position + batch_size)`, … without end, read ahead by tf.data.
+        """`batch(seed, position)`, `batch(seed, position + batch_size)`, … without end, read ahead by a few threads.
 
         Raises:
-          UserError: a damaged record.
+          UserError: a damaged record, or a bucket that does not answer.
         """
         tf = tensorflow()
-        types = [tf.float32 if key == "audio" else tf.int32 for key in self.keys]
-        offsets = tf.constant(self._examples(0))
-        refusals: list[UserError] = []
-
-        def read(*draws):
-            try:
-                return self._load(*draws)
-            except UserError as error:
-                refusals.append(error)  # TensorFlow lets only a text about it through
-                raise
-
-        def load(start):
-            return tf.numpy_function(read, self._draw(start + offsets, seed), types)
-
+        # TensorFlow says what to read, and Python's threads read it: an iterator of tf.data that runs Python code waits
+        # for it when it is dropped, while it keeps Python from running.
+        examples = tf.constant(self._examples(0))
         options = tf.data.Options()
-        options.deterministic = True
         options.autotune.enabled = False
         options.threading.private_threadpool_size = 1
-        options.threading.max_intra_op_parallelism = 1
-        stream = (
+        draws = (
             tf.data.Dataset.range(position, np.iinfo(np.int64).max, self.batch_size)
-            .map(load, num_parallel_calls=1)
-            .prefetch(READ_AHEAD_BATCHES)
+            .map(lambda start: self._draw(start + examples, seed))
             .with_options(options)
         )
+        readers = REMOTE_READERS if is_remote(self.dataset.folder) else LOCAL_READERS
+        pool = concurrent.futures.ThreadPoolExecutor(readers, "read_windows")
+        ahead: collections.deque = collections.deque()
         try:
-            for arrays in stream.as_numpy_iterator():
-                yield dict(zip(self.keys, arrays, strict=True))
-        except tf.errors.OpError:
-            if refusals:
-                raise refusals[0] from None
-            raise
+            for draw in draws.as_numpy_iterator():
+                arrays, jobs = self._plan(*draw)
+                ahead.append((arrays, [pool.submit(job) for job in jobs]))
+                if len(ahead) > READ_AHEAD_BATCHES:
+                    arrays, running = ahead.popleft()
+                    for job in running:
+                        job.result()
+                    yield arrays
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -199,7 +212,7 @@ class Stream:
         if self.labels is not None:
             names += ("artist", "genres")
             if self.labels.timing is not None:
-                names += ("total_bins", "absolute_bins", "relative_bins")
+                names += tuple(f"{name}_bins" for name in TIMING)
             if self.labels.lyrics is not None:
                 names += ("lyrics",)
         return names
@@ -240,38 +253,57 @@ class Stream:
         song, offset = window_chunks(windows, shifts, self._ends, self._window)
         return self._songs[song], offset * self._unit
 
-    def _load(
+    def _plan(
         self,
         windows: Int64[np.ndarray, " b"],
         shifts: Int64[np.ndarray, " b"],
         left: Float[np.ndarray, " b"],
-    ) -> list[np.ndarray]:
+    ) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:
+        """A batch yet to be filled, and what fills it, in any order and at once if one likes."""
         songs, offsets = self._place(windows, shifts)
-        rows = [
-            self._reader.read(int(song), int(offset), int(offset) + self.window_samples, self.fields)
-            for song, offset in zip(songs, offsets, strict=True)
-        ]
-        columns = [np.stack(column) for column in zip(*rows, strict=True)]
         if self.fields == ("audio",):
-            arrays = [mono(to_float32(columns[0]), left)]
+            music = {"audio": np.empty((len(songs), self.window_samples, 1), np.float32)}
         else:
-            arrays = [column.astype(np.int32) for column in columns]
-        return arrays + self._label_arrays(songs, offsets)
+            music = {
+                key: np.empty((len(songs), self.window_samples // self.dataset.fields[field]), np.int32)
+                for key, field in zip(("tokens", "upper"), self.fields, strict=False)
+            }
+        batch = dict.fromkeys(self.keys) | music  # in the order of `keys`
 
-    def _label_arrays(self, songs: Int64[np.ndarray, " b"], offsets: Int64[np.ndarray, " b"]) -> list[np.ndarray]:
+        def labels() -> None:
+            batch.update(self._label_arrays(songs, offsets))
+
+        jobs = [
+            functools.partial(self._fill, [array[row] for array in music.values()], song, offset, left[row])
+            for row, (song, offset) in enumerate(zip(songs.tolist(), offsets.tolist(), strict=True))
+        ]
+        return batch, jobs if self.labels is None else [*jobs, labels]
+
+    def _fill(self, rows: list[np.ndarray], song: int, offset: int, left: np.float32) -> None:
+        """Writes one window into its row of each array, record by record: what was just read is still in the cache."""
+        done = [0] * len(rows)
+        for pieces in self._reader.pieces(song, offset, offset + self.window_samples, self.fields):
+            for index, (row, piece) in enumerate(zip(rows, pieces, strict=True)):
+                target = row[done[index] : done[index] + len(piece)]
+                if self.fields == ("audio",):
+                    mono(piece, left, target)
+                else:
+                    target[:] = piece
+                done[index] += len(piece)
+
+    def _label_arrays(self, songs: Int64[np.ndarray, " b"], offsets: Int64[np.ndarray, " b"]) -> dict[str, np.ndarray]:
         labels = self.labels
-        if labels is None:
-            return []
-        arrays = [self._artist_ids[songs], self._genre_ids[songs]]
+        assert labels is not None
+        arrays = {"artist": self._artist_ids[songs], "genres": self._genre_ids[songs]}
         table = self.dataset.splits[self.split]
-        places = [(table[song].samples, int(offset)) for song, offset in zip(songs, offsets, strict=True)]
+        places = [(table[song].samples, offset) for song, offset in zip(songs.tolist(), offsets.tolist(), strict=True)]
         if labels.timing is not None:
             bins = [
                 timing_bins(
                     samples,
                     offset,
                     self.window_samples,
-                    self.window_samples // self.dataset.fields[self.fields[0]],
+                    self.window_samples // self._token_hop,
                     labels.timing.time_bins,
                     labels.timing.min_duration_seconds,
                     labels.timing.max_duration_seconds,
@@ -279,13 +311,13 @@ class Stream:
                 )
                 for samples, offset in places
             ]
-            arrays += [np.stack([getattr(b, name) for b in bins]) for name in ("total", "absolute", "relative")]
+            arrays |= {f"{name}_bins": np.stack([getattr(b, name) for b in bins]) for name in TIMING}
         if labels.lyrics is not None:
             windows = [
                 lyric_window(self._lyrics[song], labels.lyrics.n_tokens, samples, offset, self.window_samples)
                 for song, (samples, offset) in zip(songs.tolist(), places, strict=True)
             ]
-            arrays.append(np.stack([window.tokens for window in windows]))
+            arrays["lyrics"] = np.stack([window.tokens for window in windows])
         return arrays
 
     def _resolve_labels(self, labels: LabelSpec) -> None:
@@ -327,9 +359,12 @@ def _of_song(song: Song, error: UserError) -> UserError:
     return UserError(f'"{song.title}" ({song.file_name}): {error}')
 
 
-def mono(audio: Float[np.ndarray, "b t channels"], left: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b t 1"]:
-    """Audio of one or two channels as float32 in [-1, 1]: left · L + (1 - left) · R."""
-    if audio.shape[2] == 1:
-        return audio
-    weight = left[:, None, None]
-    return weight * audio[:, :, :1] + (1 - weight) * audio[:, :, 1:]
+def mono(audio: Int16[np.ndarray, "t channels"], left: np.float32 | float, out: Float[np.ndarray, "t 1"]) -> None:
+    """Writes audio of one or two channels to `out` as float32 in [-1, 1]: left · L + (1 - left) · R."""
+    # A power of two, so that scaling the weights is scaling the samples.
+    left, scale = np.float32(left), np.float32(2**-15)
+    if audio.shape[1] == 1:
+        np.multiply(audio, scale, out=out)
+        return
+    np.multiply(audio[:, :1], left * scale, out=out)
+    out += audio[:, 1:] * ((np.float32(1) - left) * scale)

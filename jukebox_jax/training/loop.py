@@ -129,10 +129,12 @@ def train(
         saved = evaluated = step
         running: dict[str, jax.Array] | None = None  # metrics of the step that the devices are at
 
+        batch = _place(_next_batch(stream, step), batch_spec)
         while step < total_steps and not stop:
-            batch = _place(_next_batch(stream, step), batch_spec)
             with jax.transfer_guard("disallow"):  # nothing moves between host and devices unless we say so
                 state, metrics = train_step(state, batch)
+            if step + 1 < total_steps:
+                batch = _place(_next_batch(stream, step + 1), batch_spec)  # moves to the devices while they compute
             if running is not None:
                 log.step(step, running, total_steps)  # read the previous step's metrics while this one runs
             step, running = step + 1, metrics

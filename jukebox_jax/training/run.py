@@ -22,7 +22,7 @@ from jukebox_jax.models.codebook import Codebook
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
-from jukebox_jax.pipeline.bandwidth import bandwidth
+from jukebox_jax.pipeline.bandwidth import bandwidth, stored_bandwidth
 from jukebox_jax.pipeline.dataset import Dataset, open_dataset
 from jukebox_jax.pipeline.stream import LabelSpec, LyricSpec, Stream, TimingSpec, long_enough
 from jukebox_jax.training.codec_task import codec_task
@@ -98,7 +98,7 @@ def _train_codec(
     stream = Stream(dataset, "train", window, batch_size=batch_size, blend=config.data.blend, **_this_process())
     held_out = _holds_out(dataset, window)
     _say_what_is_missing(stream, held_out)
-    scales = Bandwidth(**bandwidth(dataset, window))
+    scales = Bandwidth(**_bandwidth(dataset, window))
     return train(
         codec_task(model, config.loss, scales, window),
         config.train,
@@ -158,6 +158,16 @@ def _train_prior(
         run_config=run_config,
         progress=progress,
     )
+
+
+def _bandwidth(dataset: Dataset, window_samples: int) -> dict[str, float]:
+    """The constants that `prepare` stored, or else those computed now, which gives the same numbers."""
+    stored = stored_bandwidth(dataset, window_samples)
+    if stored is not None:
+        return stored
+    if jax.process_index() == 0:
+        print(f"{dataset.folder}: measuring loudness for windows of {window_samples} samples.", file=sys.stderr)
+    return bandwidth(dataset, window_samples)
 
 
 def _this_process() -> dict[str, int]:
