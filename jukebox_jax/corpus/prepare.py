@@ -29,6 +29,7 @@ from jukebox_jax.corpus.sources.find import find_pieces
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
 from jukebox_jax.labels.ids import LabelTable
+from jukebox_jax.pipeline.bandwidth import bandwidth_table, save_bandwidth
 from jukebox_jax.pipeline.dataset import RECORD_SAMPLES, SPLITS, Dataset, Song, open_dataset
 from jukebox_jax.remote import as_path, file_sizes, is_remote, upload
 
@@ -90,7 +91,8 @@ def prepare(
         dataset, shards = _plan_dataset(folder, out, plan, tasks, settings.song)
         _store(folder, shards, dataset.sample_rate, store_runner or local_runner(1), tell)
         with _tables_folder(folder, out) as tables:
-            finish_dataset(tables, dataset, shards)
+            dataset = finish_dataset(tables, dataset, shards)
+            save_bandwidth(tables, bandwidth_table(dataset))
             report = make_report(catalogue, findings, plan, settings, dataset.sample_rate)
             write_tables(tables, report, plan, dataset.sample_rate)
     return open_dataset(out)

@@ -118,8 +118,8 @@ def write_shard(task: ShardTask) -> None:
             raise OSError(f"{task.path} holds {found} of {written} records: free space and run the same command again")
 
 
-def finish_dataset(tables: Path, dataset: Dataset, shards: Sequence[ShardTask]) -> None:
-    """Writes everything but the shards: TFDS metadata, label table and song table.
+def finish_dataset(tables: Path, dataset: Dataset, shards: Sequence[ShardTask]) -> Dataset:
+    """Writes TFDS metadata, label table and song table, and returns the dataset with its table of shards.
 
     Args:
       tables: a local folder; the shards need not lie there.
@@ -135,6 +135,7 @@ def finish_dataset(tables: Path, dataset: Dataset, shards: Sequence[ShardTask]) 
     table = json.dumps(dataset.table_json(), ensure_ascii=False, indent=1) + "\n"
     (tables / "songs.json").write_text(table, encoding="utf-8")
     _write_tfds_metadata(tables, dataset)
+    return dataset
 
 
 class DatasetWriter:

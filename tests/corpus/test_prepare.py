@@ -135,11 +135,10 @@ def test_the_zoo(tmp_path):
     dataset = prepare(tmp_path / "zoo", tmp_path / "out")
     report = report_of(tmp_path / "out")
     verdicts = {entry["file_name"]: entry["verdict"] for entry in report["files"]}
-    problems = " ".join(f"{p['where']}: {p['reason']}" for p in report["problems"])
-    not_music = {"folder.wav", "no suffix"}  # a folder, and a file that does not look like music
-    no_text = {name for name in expected if not name.isprintable() and "\n" not in name}
-    assert expected.keys() - verdicts.keys() == not_music | no_text
-    assert all("latin-1" in problems for _ in no_text)
+    problems = {problem["where"]: problem["reason"] for problem in report["problems"]}
+    unlisted = {"folder.wav", "no suffix"}  # a folder, and a file that does not look like music
+    no_files = {name.encode("utf-8", "backslashreplace").decode() for name in expected.keys() - verdicts.keys()}
+    assert no_files - problems.keys() == unlisted
     for name, words in expected.items():
         if name in verdicts:
             stored = verdicts[name].startswith(("stored in", "left out"))
@@ -148,9 +147,8 @@ def test_the_zoo(tmp_path):
     assert verdicts["duplicate.flac"] == "left out: exact duplicate of duplicate.wav"
     assert verdicts["near duplicate.mp3"] == "left out: near duplicate of duplicate.wav"
     assert verdicts["near duplicate.ogg"] == "left out: near duplicate of duplicate.wav"
-    assert "absent.wav" in problems
-    assert "line 3" in problems
-    assert "99:99" in problems
+    for where in ("metadata.jsonl, line 2", "metadata.jsonl, line 3", "whole.lrc, line 2"):
+        assert where in problems
     songs = {song.file_name: song for table in dataset.splits.values() for song in table}
     assert songs["duplicate.wav"].lyrics == "Τραγούδι\nτης λύρας"
     assert (report["songs_stored"], report["duplicates"]) == (
