@@ -34,6 +34,8 @@ HEAVY = [
     "soundfile",
     "soxr",
     "matplotlib",
+    "mutagen",
+    "pyarrow",
     "tensorboardX",
     "torch",
 ]

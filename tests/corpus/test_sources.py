@@ -512,7 +512,17 @@ def test_what_looks_like_music_is_a_piece_whatever_is_in_it(tmp_path):
 
 
 def test_names_of_every_kind(tmp_path):
-    names = ["-rf.wav", "a b.wav", "new\nline.wav", "quo'te\".wav", "é.wav", "e\u0301.wav", "[x]*?.wav", "日本.flac"]
+    names = [
+        "-rf.wav",
+        "...And Justice.wav",
+        "a b.wav",
+        "new\nline.wav",
+        "quo'te\".wav",
+        "é.wav",
+        "e\u0301.wav",
+        "[x]*?.wav",
+        "日本.flac",
+    ]
     for name in names:
         sound(tmp_path / name)
     rows(tmp_path / "metadata.jsonl", *({"file_name": name, "artist": name} for name in names))

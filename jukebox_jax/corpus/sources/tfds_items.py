@@ -154,7 +154,7 @@ def _open(source: str, data_dir: str | None) -> TfdsItems:
     if len(sounds) > 1 and "audio" in sounds:
         sounds = {"audio": sounds["audio"]}
     if len(sounds) != 1:
-        have = f"has several sounds an item ({', '.join(sounds)})" if sounds else "has no sound"
+        have = f"has several sounds an item ({', '.join(sorted(sounds))})" if sounds else "has no sound"
         raise UserError(f"{source} {have}: give a dataset with one audio feature, or one that is called audio.")
     ((audio, feature),) = sounds.items()
     rate = getattr(feature, "sample_rate", None) or 0

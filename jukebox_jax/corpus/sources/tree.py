@@ -17,6 +17,7 @@ from etils import epath
 
 from jukebox_jax.audio.files import READABLE_SUFFIXES, UNREADABLE_SUFFIXES
 from jukebox_jax.corpus.piece import Problem
+from jukebox_jax.corpus.sources.fields import is_text
 
 #: Files that are taken for music by their names. Whether they can be decoded shows when they are.
 AUDIO_SUFFIXES = (
@@ -241,7 +242,7 @@ class Tree:
                     self._problem(name, f"cannot be reached ({told(error)}): mend the link or its permissions.", True)
                     continue
                 is_folder = stat.S_ISDIR(status.st_mode)
-                if not _is_utf8(name):
+                if not is_text(name):
                     self._problem(name, "has a name that is not UTF-8: rename it.", is_folder)
                 elif is_link and not self.holds(key) and key != self.real:
                     remedy = "give the folder that it leads to as a source of its own, or copy it here."
@@ -299,8 +300,8 @@ def is_remote(path: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is the system's rather than the user's."""
-    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+    """Whether a file or folder is the system's rather than the user's. Titles may begin with an ellipsis."""
+    return (name.startswith(".") and not name.startswith("..")) or name.lower() in _SYSTEM_NAMES
 
 
 def suffix_of(name: str) -> str:
@@ -324,7 +325,3 @@ def told(error: Exception) -> str:
     """An error in few words."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split()).rstrip(".")
-
-
-def _is_utf8(name: str) -> bool:
-    return not any(0xD800 <= ord(character) < 0xE000 for character in name)
