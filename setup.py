@@ -57,13 +57,15 @@ setup(
         "gcs": ["gcsfs"],
         # GPL. How the released models spell lyrics; later versions spell some characters otherwise.
         "openai": ["Unidecode>=1.1.1,<=1.3.4"],
+        # GPL. Reads the tags inside music files; without it they are passed over, and prepare says so.
+        "tags": ["mutagen>=1.47"],
         "torch": ["torch>=2.4"],
         "notebook": ["ipykernel", "jupyterlab", "nbclient"],
         "av": ["av>=14"],
         "corpus": ["music21>=9"],
         "dev": [
             *("beartype>=0.20", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"),
-            *("Unidecode>=1.1.1,<=1.3.4", "av>=14"),
+            *("Unidecode>=1.1.1,<=1.3.4", "apache-beam>=2.70", "av>=14", "mutagen>=1.47"),
         ],
     },
     classifiers=[

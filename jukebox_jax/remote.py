@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import datetime
 import functools
 import itertools
 import logging
@@ -17,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -54,6 +56,71 @@ def is_remote(path: os.PathLike | str) -> bool:
     return "://" in os.fspath(path)
 
 
+class RefusedError(UserError):
+    """A remote call that was answered with a no: trying again would not help, unlike with a network that is down."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder in a remote folder; size in bytes, time of change in nanoseconds (0 where it is not told)."""
+
+    name: str
+    is_folder: bool
+    size: int
+    modified: int
+
+
+def list_folder(folder: os.PathLike | str) -> list[Entry]:
+    """What is in a remote folder, by name.
+
+    Raises:
+      FileNotFoundError: no such folder.
+      RefusedError, UserError: the listing was refused, or kept failing.
+    """
+    fs, url = _filesystem(folder), os.fspath(folder)
+
+    def listing() -> list[dict[str, Any]]:
+        fs.invalidate_cache()
+        return fs.ls(url, detail=True)
+
+    entries = []
+    for entry in retry(listing, f"Listing {url}"):
+        # Stores keep an empty object in place of an empty folder: its name is the folder's own, or ends in a slash.
+        name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
+        if entry["name"].strip("/") != fs._strip_protocol(url).strip("/"):
+            entries.append(Entry(name, entry["type"] == "directory", int(entry["size"] or 0), _modified(entry)))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _modified(entry: dict[str, Any]) -> int:
+    """Each store has its own name and type for it."""
+    value = next((entry[key] for key in ("mtime", "updated", "LastModified", "created") if entry.get(key)), 0)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = datetime.datetime.fromisoformat(value)
+    if isinstance(value, datetime.datetime):
+        value = value.timestamp()
+    return int(value * 1e9) if isinstance(value, int | float) else 0
+
+
+def is_folder(path: os.PathLike | str) -> bool:
+    """Whether a remote path is a folder; raises what `list_folder` raises, but FileNotFoundError."""
+    fs, url = _filesystem(path), os.fspath(path)
+    return bool(retry(lambda: fs.isdir(url), f"Looking at {url}"))
+
+
+def exists(path: os.PathLike | str) -> bool:
+    """Whether there is a remote file or folder; raises what `list_folder` raises, but FileNotFoundError."""
+    fs, url = _filesystem(path), os.fspath(path)
+    return bool(retry(lambda: fs.exists(url), f"Looking at {url}"))
+
+
+def open_file(path: os.PathLike | str) -> Any:
+    """A remote file, opened for reading bytes piece by piece as they are asked for."""
+    fs, url = _filesystem(path), os.fspath(path)
+    return retry(lambda: fs.open(url, "rb"), f"Opening {url}")
+
+
 def file_sizes(folder: os.PathLike | str) -> dict[str, int]:
     """Name → size in bytes of the files in a folder, from one listing.
 
@@ -64,14 +131,7 @@ def file_sizes(folder: os.PathLike | str) -> dict[str, int]:
     if not is_remote(folder):
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-    fs, url = _filesystem(folder), os.fspath(folder)
-
-    def listing() -> list[dict[str, Any]]:
-        fs.invalidate_cache()
-        return fs.ls(url, detail=True)
-
-    entries = retry(listing, f"Listing {url}")
-    return {entry["name"].rsplit("/", 1)[-1]: int(entry["size"]) for entry in entries if entry["type"] == "file"}
+    return {entry.name: entry.size for entry in list_folder(folder) if not entry.is_folder}
 
 
 def file_size(path: os.PathLike | str) -> int:
@@ -191,7 +251,8 @@ def retry(call: Callable[[], Value], what: str, *, moved_bytes: int = 0) -> Valu
 
     Raises:
       FileNotFoundError: as `call` raised it, at once.
-      UserError: it was refused, or failed `ATTEMPTS` times or for `GIVE_UP_SECONDS`.
+      RefusedError: it was refused.
+      UserError: it failed `ATTEMPTS` times or for `GIVE_UP_SECONDS`.
     """
     seconds = TIMEOUT_SECONDS + moved_bytes / SLOWEST_BYTES_PER_SECOND
     delay, started = FIRST_DELAY_SECONDS, time.monotonic()
@@ -202,7 +263,7 @@ def retry(call: Callable[[], Value], what: str, *, moved_bytes: int = 0) -> Valu
             raise
         except Exception as error:  # every store has exceptions of its own
             if not _may_pass(error):
-                raise UserError(
+                raise RefusedError(
                     f"{what} was refused ({_reason(error)}): check the path, and that your credentials allow it."
                 ) from None
             if attempt >= ATTEMPTS or time.monotonic() - started > GIVE_UP_SECONDS:
@@ -264,7 +325,7 @@ def _filesystem(path: os.PathLike | str) -> Any:
         raise UserError(
             f"{url} needs a package ({error}): for gs:// install jukebox-jax with the extra [gcs]."
         ) from None
-    except ValueError as error:  # how fsspec says that it does not know a scheme
+    except (TypeError, ValueError) as error:  # how fsspec says that it does not know a scheme, or needs more than a URL
         raise UserError(f"{url} cannot be reached ({error}): use a local path, or a URL that fsspec knows.") from None
 
 

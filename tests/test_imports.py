@@ -36,6 +36,8 @@ HEAVY = [
     "av",
     "tinysoundfont",
     "matplotlib",
+    "mutagen",
+    "pyarrow",
     "tensorboardX",
     "torch",
 ]

@@ -134,7 +134,14 @@ def finish_dataset(tables: Path, dataset: Dataset, shards: Sequence[ShardTask]) 
     dataset.labels.save(tables / "labels.json")
     table = json.dumps(dataset.table_json(), ensure_ascii=False, indent=1) + "\n"
     (tables / "songs.json").write_text(table, encoding="utf-8")
+    # TFDS learns names from files; where the shards lie elsewhere, empty ones stand in for them.
+    absent = [tables / shard.name for shards in dataset.shards.values() for shard in shards]
+    absent = [path for path in absent if not path.exists()]
+    for path in absent:
+        path.touch()
     _write_tfds_metadata(tables, dataset)
+    for path in absent:
+        path.unlink()
     return dataset
 
 

@@ -151,10 +151,8 @@ def test_the_zoo(tmp_path):
         assert where in problems
     songs = {song.file_name: song for table in dataset.splits.values() for song in table}
     assert songs["duplicate.wav"].lyrics == "Τραγούδι\nτης λύρας"
-    assert (report["songs_stored"], report["duplicates"]) == (
-        len(songs),
-        3 + sum("whole" in v for v in verdicts.values()),
-    )
+    assert report["songs_stored"] == len(songs)
+    assert report["duplicates"] == sum("duplicate of" in verdict for verdict in verdicts.values())
 
 
 # ---- The same bytes ---------------------------------------------------------------------------------------------
@@ -298,9 +296,10 @@ def test_from_bucket_to_bucket(source, tmp_path, monkeypatch):
     prepare(source, tmp_path / "local")
     fs.faults["put_file"] = [ConnectionError("reset"), ConnectionError("reset")]
     monkeypatch.setattr("jukebox_jax.remote.FIRST_DELAY_SECONDS", 0.01)
+    here = {"decode_runner": local_runner(1)}  # only this process knows that file system
     with pytest.raises(KeyboardInterrupt):
-        prepare("faulty://music", "faulty://data/audio", progress=stop_at("store"))
-    dataset = prepare("faulty://music", "faulty://data/audio")
+        prepare("faulty://music", "faulty://data/audio", progress=stop_at("store"), **here)
+    dataset = prepare("faulty://music", "faulty://data/audio", **here)
     assert dataset.splits == open_dataset(tmp_path / "local").splits
     stored = {name.rsplit("/", 1)[1]: fs.cat_file(name) for name in fs.ls("faulty://data/audio", detail=False)}
     ours = tree(tmp_path / "local")
@@ -308,7 +307,7 @@ def test_from_bucket_to_bucket(source, tmp_path, monkeypatch):
     assert {name for name in ours if stored[name] != ours[name]} == set()
     assert sorted(os.listdir(tmp_path)) == ["local", "music"]
     with pytest.raises(UserError, match="already exists"):
-        prepare("faulty://music", "faulty://data/audio")
+        prepare("faulty://music", "faulty://data/audio", **here)
 
 
 # ---- Refusals ---------------------------------------------------------------------------------------------------

@@ -512,7 +512,17 @@ def test_what_looks_like_music_is_a_piece_whatever_is_in_it(tmp_path):
 
 
 def test_names_of_every_kind(tmp_path):
-    names = ["-rf.wav", "a b.wav", "new\nline.wav", "quo'te\".wav", "é.wav", "e\u0301.wav", "[x]*?.wav", "日本.flac"]
+    names = [
+        "-rf.wav",
+        "...And Justice.wav",
+        "a b.wav",
+        "new\nline.wav",
+        "quo'te\".wav",
+        "é.wav",
+        "e\u0301.wav",
+        "[x]*?.wav",
+        "日本.flac",
+    ]
     for name in names:
         sound(tmp_path / name)
     rows(tmp_path / "metadata.jsonl", *({"file_name": name, "artist": name} for name in names))
@@ -689,7 +699,7 @@ def test_single_files(tmp_path, monkeypatch):
         (["dangling"], "dangling cannot be used: No such file"),
         (["pipe.wav"], "pipe.wav cannot be used: it is not a file"),
         (["bad"], r"bad holds no music \(metadata\.jsonl, line 1 .*does not exist"),
-        (["ftp://x/y"], "ftp://x/y cannot be listed"),
+        (["ftp://x/y"], "ftp://x/y cannot be reached"),
     ],
 )
 def test_sources_of_no_use_are_the_users_mistakes(tmp_path, monkeypatch, sources, message):

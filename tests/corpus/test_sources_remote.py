@@ -1,4 +1,4 @@
-"""Sources in a bucket: the same rules over etils.epath, with fsspec's memory as the store behind gs://."""
+"""Sources in a bucket: the same rules, with fsspec's memory as the store behind gs://."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import mutagen.oggvorbis
 import numpy as np
 import pytest
 import soundfile
-from etils.epath import gpath
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
+from jukebox_jax import remote
 from jukebox_jax.corpus.sources.find import find_pieces
 from jukebox_jax.errors import UserError
 
@@ -43,16 +43,13 @@ class Bucket(MemoryFileSystem):
 @pytest.fixture
 def bucket(monkeypatch):
     """gs:// through fsspec into memory, as without TensorFlow; nothing of it outlives the test."""
-    from etils.epath import backend
-
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     monkeypatch.setattr(Bucket, "store", {})
     monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
     monkeypatch.setattr(Bucket, "closed", set())
-    monkeypatch.setitem(_registry, "gcs", Bucket)
-    backend.fsspec_backend._get_filesystem.cache_clear()
+    monkeypatch.setitem(_registry, "gs", Bucket)
+    remote._filesystem_of.cache_clear()
     yield Bucket()
-    backend.fsspec_backend._get_filesystem.cache_clear()
+    remote._filesystem_of.cache_clear()
 
 
 def put(bucket, name, **tags):
@@ -120,7 +117,7 @@ def test_what_a_bucket_refuses(bucket):
         *(("locked", True, True), ("z.wav", True, True))
     ]
     bucket.closed |= {"/music"}
-    with pytest.raises(UserError, match=r"gs://music cannot be listed \(Forbidden\)"):
+    with pytest.raises(UserError, match=r"Listing gs://music was refused \(PermissionError: Forbidden\)"):
         find_pieces(["gs://music"])
     with pytest.raises(UserError, match="gs://none/ does not exist"):
         find_pieces(["gs://none/"])

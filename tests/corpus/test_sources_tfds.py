@@ -91,9 +91,8 @@ def test_items_and_their_sound(music):
     widths = {"train_clean": 2, "test": 1, "extra": 1}
     names = [f"{split}/{index:0{widths[split]}d}" for split in sorted(COUNTS) for index in range(COUNTS[split])]
     assert [piece.file_name for piece in catalogue.pieces] == names
-    assert [piece.path for piece in catalogue.pieces] == [
-        f"tfds:tiny_music/{split}#{index}" for split in sorted(COUNTS) for index in range(COUNTS[split])
-    ]
+    paths = [f"tfds:tiny_music/{split}#{index}" for split in sorted(COUNTS) for index in range(COUNTS[split])]
+    assert [piece.path for piece in catalogue.pieces] == paths
     shown = set()
     for piece in catalogue.pieces:
         split = piece.file_name.partition("/")[0]

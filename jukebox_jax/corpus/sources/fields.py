@@ -124,7 +124,11 @@ def is_text(value: str) -> bool:
 
     Bytes that are not UTF-8 are read as such halves (`errors="surrogateescape"`), so this finds them too.
     """
-    return "\0" not in value and not any(0xD800 <= ord(character) < 0xE000 for character in value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 def clean_lyrics(text: str) -> str:

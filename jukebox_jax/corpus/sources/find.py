@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from etils import epath
-
 from jukebox_jax.corpus.piece import Catalogue, Piece, Problem
 from jukebox_jax.corpus.sources import beside, tfds_items
 from jukebox_jax.corpus.sources.fields import Statement, merged
 from jukebox_jax.corpus.sources.names import folder_statement, title_of
 from jukebox_jax.corpus.sources.shelves import Shelf, open_shelves, read_tables
 from jukebox_jax.corpus.sources.tags import can_read_tags, read_tags
-from jukebox_jax.corpus.sources.tree import MIDI_SUFFIXES, File, Tree, is_remote, open_file, suffix_of, told
+from jukebox_jax.corpus.sources.tree import MIDI_SUFFIXES, File, Tree, open_file, suffix_of, told
 from jukebox_jax.errors import UserError
+from jukebox_jax.remote import is_remote, retry
 
 #: Lyrics and sidecars that are longer are something else.
 MAX_BESIDE_BYTES = 1 << 20
@@ -128,13 +127,14 @@ def _look_at(file: File, tree: Tree, tags: bool) -> _Seen:
     statements, problems = [], []
     tags = tags and suffix_of(file.name) not in MIDI_SUFFIXES
     try:
-        if tree.remote:
-            status = epath.Path(file.path).stat()
-            file = replace(file, size=status.length, modified=status.mtime * 10**9)
         if not tree.remote or (tags and file.size):
-            with open_file(file.path) as opened:
-                # An empty file has no tags to complain of; that it is empty shows when it is decoded.
-                fields, reasons = read_tags(opened) if tags and file.size else ({}, [])
+
+            def look() -> tuple[dict[str, str], list[str]]:
+                with open_file(file.path) as opened:
+                    # An empty file has no tags to complain of; that it is empty shows when it is decoded.
+                    return read_tags(opened) if tags and file.size else ({}, [])
+
+            fields, reasons = retry(look, f"Reading {file.path}") if tree.remote else look()
             statements.append(Statement("tags", "tags", fields))
             problems += [Problem(file.name, reason, left_out=False) for reason in reasons]
     except tree.errors as error:

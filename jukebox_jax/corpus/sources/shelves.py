@@ -7,8 +7,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from etils import epath
-
+from jukebox_jax import remote
 from jukebox_jax.corpus.piece import Problem
 from jukebox_jax.corpus.sources import tables
 from jukebox_jax.corpus.sources.fields import Statement, is_text, usable_fields
@@ -19,13 +18,13 @@ from jukebox_jax.corpus.sources.tree import (
     Refused,
     Tree,
     has_magic,
-    is_remote,
     joined,
     split_glob,
     suffix_of,
     told,
 )
 from jukebox_jax.errors import UserError
+from jukebox_jax.remote import is_remote
 
 
 @dataclass
@@ -63,13 +62,8 @@ def open_shelves(sources: Iterable[str]) -> list[Shelf]:
     for source in dict.fromkeys(sources):
         try:
             shelves.append(_open(source, trees))
-        except Exception as error:  # each kind of storage has errors of its own
-            if isinstance(error, UserError) or not (is_remote(source) or isinstance(error, OSError)):
-                raise
-            raise UserError(
-                f"{source} cannot be listed ({told(error)}): check the path, your rights, and for buckets the extra "
-                "[gcs] and your sign-in."
-            ) from None
+        except OSError as error:
+            raise UserError(f"{source} cannot be listed ({told(error)}): check the path and your rights.") from None
     return shelves
 
 
@@ -228,9 +222,9 @@ def _locate(named: str, folder: str, own: Tree, others: Sequence[Tree]) -> File:
 
 
 def _is_folder(path: str) -> bool:
-    return epath.Path(path).is_dir() if is_remote(path) else os.path.isdir(path)
+    return remote.is_folder(path) if is_remote(path) else os.path.isdir(path)
 
 
 def _exists(path: str) -> bool:
     # A wildcard in a bucket is taken for one: asking for such a name may be answered with its matches.
-    return not has_magic(path) and epath.Path(path).exists() if is_remote(path) else os.path.lexists(path)
+    return not has_magic(path) and remote.exists(path) if is_remote(path) else os.path.lexists(path)

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float
 
 from jukebox_jax.corpus.piece import Piece, Problem
 from jukebox_jax.corpus.sources.fields import KEYS, Statement, merged, official_split, usable_fields
-from jukebox_jax.corpus.sources.tree import is_remote
+from jukebox_jax.corpus.sources.tree import open_file
 from jukebox_jax.errors import UserError
+from jukebox_jax.remote import as_path, is_remote
 
 PREFIX = "tfds:"
 
@@ -154,7 +154,7 @@ def _open(source: str, data_dir: str | None) -> TfdsItems:
     if len(sounds) > 1 and "audio" in sounds:
         sounds = {"audio": sounds["audio"]}
     if len(sounds) != 1:
-        have = f"has several sounds an item ({', '.join(sounds)})" if sounds else "has no sound"
+        have = f"has several sounds an item ({', '.join(sorted(sounds))})" if sounds else "has no sound"
         raise UserError(f"{source} {have}: give a dataset with one audio feature, or one that is called audio.")
     ((audio, feature),) = sounds.items()
     rate = getattr(feature, "sample_rate", None) or 0
@@ -252,7 +252,7 @@ class _TfRecords:
 
     def __getitem__(self, index: int) -> bytes:
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        with epath.Path(self._paths[shard]).open("rb") as file:
+        with open_file(self._paths[shard]) as file:
             if shard not in self._spans:
                 self._spans[shard] = _spans(file)
             within = index - (int(self._ends[shard - 1]) if shard else 0)
@@ -281,7 +281,7 @@ def _spans(file: Any) -> np.ndarray:
 
 def _modified(path: os.PathLike | str) -> int:
     # epath's own answer has no nanoseconds, and fails where the owner of a file has no name.
-    return epath.Path(path).stat().mtime * 10**9 if is_remote(os.fspath(path)) else os.stat(path).st_mtime_ns
+    return as_path(path).stat().mtime * 10**9 if is_remote(path) else os.stat(path).st_mtime_ns
 
 
 def _first_line(error: Exception) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from etils import epath
-
+from jukebox_jax import remote
 from jukebox_jax.audio.files import READABLE_SUFFIXES, UNREADABLE_SUFFIXES
 from jukebox_jax.corpus.piece import Problem
+from jukebox_jax.corpus.sources.fields import is_text
+from jukebox_jax.remote import is_remote
 
 #: Files that are taken for music by their names. Whether they can be decoded shows when they are.
 AUDIO_SUFFIXES = (
@@ -49,7 +50,7 @@ class File:
       name: its path inside the tree, with "/".
       key: equal for the same file reached by another way: its path without links.
       link: whether it was reached through a link.
-      size, modified: in bytes and nanoseconds; 0 in a bucket, where asking takes a request for each file.
+      size, modified: in bytes and nanoseconds.
     """
 
     root: str
@@ -74,7 +75,8 @@ class Tree:
     Attributes:
       root: as it was given; every `File.path` begins with it.
       real: the root without links.
-      errors: what opening and listing raises: in a bucket, each kind of storage has errors of its own.
+      errors: what opening and listing raises where something cannot be read. That a bucket is out of reach is none of
+        these: it ends everything.
       files: name → file, of the folders listed so far, whatever their suffix.
       problems: what was met on the way; `where` is a name inside the tree.
     """
@@ -82,7 +84,7 @@ class Tree:
     def __init__(self, root: str):
         self.root = root
         self.remote = is_remote(root)
-        self.errors = Exception if self.remote else OSError
+        self.errors = (OSError, remote.RefusedError)
         self.real = root if self.remote else os.path.realpath(root)
         self.files: dict[str, File] = {}
         self.problems: list[Problem] = []
@@ -241,7 +243,7 @@ class Tree:
                     self._problem(name, f"cannot be reached ({told(error)}): mend the link or its permissions.", True)
                     continue
                 is_folder = stat.S_ISDIR(status.st_mode)
-                if not _is_utf8(name):
+                if not is_text(name):
                     self._problem(name, "has a name that is not UTF-8: rename it.", is_folder)
                 elif is_link and not self.holds(key) and key != self.real:
                     remedy = "give the folder that it leads to as a source of its own, or copy it here."
@@ -258,15 +260,16 @@ class Tree:
         return folders, files
 
     def _list_remote(self, folder: str) -> tuple[list[str], list[File]]:
-        errors: list[Exception] = []
-        listed = epath.Path(joined(self.root, folder)).walk(on_error=errors.append)
-        _, folders, files = next(iter(listed), ("", [], []))
-        if errors:
-            raise errors[0]
-        # Stores keep an empty object in place of an empty folder: its name is empty, or ends in a slash.
-        folders, files = ([name.rstrip("/") for name in names if not is_hidden(name)] for names in (folders, files))
-        inner = [[f"{folder}/{name}" if folder else name for name in names if name] for names in (folders, files)]
-        return inner[0], [File(self.root, name, joined(self.root, name)) for name in inner[1]]
+        folders, files = [], []
+        for entry in remote.list_folder(joined(self.root, folder)):
+            if is_hidden(entry.name):
+                continue
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_folder:
+                folders.append(name)
+            else:
+                files.append(File(self.root, name, joined(self.root, name), False, entry.size, entry.modified))
+        return folders, files
 
     def _problem(self, name: str, reason: str, is_folder: bool = False) -> None:
         """Notes a file or folder that cannot be used, if it could have mattered."""
@@ -293,14 +296,9 @@ def has_magic(name: str) -> bool:
     return _MAGIC.search(name) is not None
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path names a store ("gs://bucket/music") rather than this machine's files."""
-    return _REMOTE.match(path) is not None
-
-
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is the system's rather than the user's."""
-    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+    """Whether a file or folder is the system's rather than the user's. Titles may begin with an ellipsis."""
+    return (name.startswith(".") and not name.startswith("..")) or name.lower() in _SYSTEM_NAMES
 
 
 def suffix_of(name: str) -> str:
@@ -317,14 +315,10 @@ def open_file(path: str, *, whole: bool = False) -> AbstractContextManager:
     """A file, local or remote, opened for reading bytes. `whole` fetches a remote one at once, to be read through."""
     if not is_remote(path):
         return open(path, "rb")
-    return io.BytesIO(epath.Path(path).read_bytes()) if whole else epath.Path(path).open("rb")
+    return io.BytesIO(remote.read_bytes(path)) if whole else remote.open_file(path)
 
 
 def told(error: Exception) -> str:
     """An error in few words."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split()).rstrip(".")
-
-
-def _is_utf8(name: str) -> bool:
-    return not any(0xD800 <= ord(character) < 0xE000 for character in name)
