@@ -90,12 +90,15 @@ def encode_dataset(
         return work.assemble() if index == 0 else None
 
 
-def encode_song(config: VQVAEConfig, codec: Codec, audio: Float[np.ndarray, " t"]) -> list[Int[np.ndarray, " _"]]:
+def encode_song(
+    config: VQVAEConfig, codec: Codec, audio: Float[np.ndarray, " t"], *, chunk_samples: int | None = None
+) -> list[Int[np.ndarray, " _"]]:
     """Codes of a whole mono song at every level, each of t // hop tokens, up to the last whole hop of the top level.
 
-    It is encoded in overlapping chunks; the codes are those of encoding it in one piece.
+    It is encoded in overlapping chunks, by default as long as in `encode_dataset`; the codes are those of encoding it
+    in one piece.
     """
-    chunking = Chunking.of(config, len(audio))
+    chunking = Chunking.of(config, len(audio), chunk_samples)
     chunks = [chunking.chunk(len(audio), index) for index in range(chunking.count(len(audio)))]
     padded = ((chunk, _padded(audio[chunk.start : chunk.stop], chunking.samples)) for chunk in chunks)
     parts = [tokens for _, tokens in _chunk_codes(config, partial(_encode, config, codec, None), padded, 1)]
