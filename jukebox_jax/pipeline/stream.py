@@ -26,11 +26,15 @@ READ_AHEAD_BATCHES = 2
 
 @dataclass(frozen=True)
 class TimingSpec:
-    """The range and resolution of a top prior's timing bins (spec/prior.md 7)."""
+    """The range and resolution of a top prior's timing bins (spec/prior.md 7).
+
+    `hop_samples` is what one token covers; by default the hop of the stream's first field.
+    """
 
     time_bins: int
     min_duration_seconds: float
     max_duration_seconds: float
+    hop_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -266,12 +270,13 @@ class Stream:
         table = self.dataset.splits[self.split]
         places = [(table[song].samples, int(offset)) for song, offset in zip(songs, offsets, strict=True)]
         if labels.timing is not None:
+            hop = labels.timing.hop_samples or self.dataset.fields[self.fields[0]]
             bins = [
                 timing_bins(
                     samples,
                     offset,
                     self.window_samples,
-                    self.window_samples // self.dataset.fields[self.fields[0]],
+                    self.window_samples // hop,
                     labels.timing.time_bins,
                     labels.timing.min_duration_seconds,
                     labels.timing.max_duration_seconds,
