@@ -116,18 +116,13 @@ def test_the_sampled_song_is_saved_with_what_made_it(chain, tmp_path):
     assert (made_by["seed"], made_by["request"]["artist"], made_by["sampling"]["top_k"]) == (4, "Bach", 5)
 
 
-def test_long_songs_are_encoded_in_windows_as_in_one_piece(chain, monkeypatch):
+def test_long_songs_are_encoded_in_chunks_as_in_one_piece(chain):
     codec = load_codec(chain / "runs/vqvae")
     dataset = open_dataset(chain / "audio")
     audio = RecordReader(dataset, "train").read_song(0, "audio")[:, 0] / np.float32(2**15)
-    whole = encode_song(codec.config, codec.codec, audio)  # 3 s are less than a window
-    monkeypatch.setattr("jukebox_jax.corpus.encode.WINDOW_SAMPLES", 2**14)
-    windowed = encode_song(codec.config, codec.codec, audio)
-    for ours, theirs, hop in zip(windowed, whole, codec.config.hops, strict=True):
-        assert len(ours) == len(audio) // 128 * 128 // hop
-        # The end differs: in one piece the song is followed by silence, in windows by nothing.
-        inner = len(ours) - 128 * 20 // hop
-        assert equal(ours[:inner], theirs[:inner])
+    whole = encode_song(codec.config, codec.codec, audio)  # 3 s are one chunk
+    chunked = encode_song(codec.config, codec.codec, audio, chunk_samples=2**14)
+    assert all(map(equal, chunked, whole))
     stored = RecordReader(open_dataset(chain / "tokens"), "train").read_song(0, "level_0")
     assert equal(stored[: len(whole[0])], whole[0].astype(np.uint16))
 
@@ -179,8 +174,15 @@ def test_models_of_different_trainings_are_not_mixed(chain, tmp_path, capsys):
         (("encode", "tokens", "--checkpoint", "runs/vqvae", "--out", "new"), "holds tokens, not audio"),
         (("encode", "audio", "--checkpoint", "runs/vqvae", "--out", "tokens"), "already exists"),
         (
-            ("train", "--config", "config.py:2", "--data", "audio", "--codec", "runs/vqvae", "--out", "new"),
-            "no tokens of level 2",
+            ("train", "--config", "config.py:2", "--data", "audio", "--out", "new"),
+            "holds audio and a prior learns tokens: add --codec",
+        ),
+        (
+            (
+                *("train", "--config", "config.py:2", "--config.model.level=3"),
+                *("--data", "audio", "--codec", "runs/vqvae", "--out", "new"),
+            ),
+            "the codec has no tokens of level 3",
         ),
         (
             ("train", "--config", "config.py:2", "--config.model.codes=8", "--data", "tokens", "--out", "new"),

@@ -12,8 +12,9 @@ import soundfile
 from jukebox_jax import api, demo, recipe
 from jukebox_jax.cli.main import main
 from jukebox_jax.corpus.demo_corpus import demo_folder
-from jukebox_jax.corpus.encode import encode_song, write_token_dataset
+from jukebox_jax.corpus.encode import encode_song
 from jukebox_jax.corpus.prepare import prepare
+from jukebox_jax.corpus.tokens import write_token_dataset
 from jukebox_jax.evaluation.codec import decibel
 from jukebox_jax.pipeline.dataset import open_dataset
 

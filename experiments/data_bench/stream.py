@@ -18,18 +18,18 @@ AUDIO_SECONDS = 1500.0  # of one measurement
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    def labels(with_lyrics: bool) -> LabelSpec:
+    def labels(with_lyrics: bool, hop: int) -> LabelSpec:
         lyrics = LyricSpec(LyricText("v3", "anyascii"), 384) if with_lyrics else None
-        return LabelSpec(bench.audio.labels, 5, TimingSpec(64, 17.84, 600.0), lyrics)
+        return LabelSpec(bench.audio.labels, 5, TimingSpec(64, 17.84, 600.0, hop), lyrics)
 
     yield _row(bench, "codec, audio", bench.audio, CODEC_WINDOW, ("audio",), None)
     levels = list(HOPS)
     for level, name in enumerate(levels):
         fields = tuple(levels[level : level + 2])
         window = PRIOR_TOKENS * HOPS[name]
-        top = level == len(levels) - 1
-        yield _row(bench, f"prior of {name}, tokens", bench.tokens, window, fields, labels(top))
-        yield _row(bench, f"prior of {name}, audio", bench.audio, window, ("audio",), labels(top), HOPS[name])
+        spec = labels(level == len(levels) - 1, HOPS[name])
+        yield _row(bench, f"prior of {name}, tokens", bench.tokens, window, fields, spec)
+        yield _row(bench, f"prior of {name}, audio", bench.audio, window, ("audio",), spec)
 
 
 def _row(
@@ -39,7 +39,6 @@ def _row(
     window: int,
     fields: tuple[str, ...],
     labels: LabelSpec | None,
-    token_hop: int | None = None,
 ) -> Row:
     stream = Stream(
         dataset,
@@ -49,7 +48,6 @@ def _row(
         fields=fields,
         labels=labels,
         blend=labels is None,
-        token_hop=token_hop,
     )
     seconds = window * BATCH / dataset.sample_rate
     batches = stream.batches(0)

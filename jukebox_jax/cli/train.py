@@ -13,6 +13,7 @@ key is answered with the nearest valid one."""
 EXAMPLE = """  jukebox-jax train --config configs/vqvae.py --data data/audio --out runs/mine/vqvae
   jukebox-jax train --config configs/prior.py:demo_top --config.train.optimizer.learning_rate=1e-4 \\
       --data data/tokens --codec runs/mine/vqvae --out runs/mine/level_2
+  jukebox-jax train --config configs/prior.py:demo_top --data data/audio --codec runs/mine/vqvae --out runs/mine/level_2
   jukebox-jax train --config configs/prior.py:1b_lyrics --init models/1b/level_2 \\
       --data data/tokens --out runs/fine"""
 IF_INTERRUPTED = "The same command goes on from the last checkpoint."
@@ -21,10 +22,19 @@ IF_INTERRUPTED = "The same command goes on from the last checkpoint."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE.py[:VARIANT]", required=True, help="what to train")
     parser.add_argument(
-        "--data", metavar="DATASET", type=Path, required=True, help="audio dataset for the codec, tokens for a prior"
+        "--data",
+        metavar="DATASET",
+        type=Path,
+        required=True,
+        help="audio dataset for the codec, tokens or audio for a prior",
     )
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder for checkpoints and metrics")
-    parser.add_argument("--codec", metavar="CODEC", type=Path, help="for a prior: the codec that made its tokens")
+    parser.add_argument(
+        "--codec",
+        metavar="CODEC",
+        type=Path,
+        help="for a prior: what made its tokens or encodes its audio",
+    )
     parser.add_argument("--init", metavar="MODEL", type=Path, help="start from the weights of a model or run folder")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 

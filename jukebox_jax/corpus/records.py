@@ -145,6 +145,21 @@ def finish_dataset(tables: Path, dataset: Dataset, shards: Sequence[ShardTask]) 
     return dataset
 
 
+def write_dataset(folder: Path, header: Dataset, stored: Mapping[str, Sequence[StoredSong]]) -> None:
+    """Writes shards, metadata and tables into a local folder, in this process.
+
+    Args:
+      header, stored: as `plan_shards` takes them.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    splits, tasks = plan_shards(folder, header, stored)
+    for task in tasks:
+        write_shard(task)
+    finish_dataset(folder, dataclasses.replace(header, folder=folder, splits=splits), tasks)
+
+
 class DatasetWriter:
     """Writes a dataset song by song from arrays in memory. The same calls give the same bytes.
 
@@ -179,11 +194,8 @@ class DatasetWriter:
         Raises:
           OSError: the shards cannot be written.
         """
-        splits, tasks = plan_shards(self._folder, self._header, self._stored)
-        for task in tasks:
-            write_shard(task)
+        write_dataset(self._folder, self._header, self._stored)
         shutil.rmtree(self._parts, ignore_errors=True)
-        finish_dataset(self._folder, dataclasses.replace(self._header, folder=self._folder, splits=splits), tasks)
         return open_dataset(self._folder)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 _LAYOUT = ("NWC", "WIO", "NWC")
 
@@ -120,14 +120,21 @@ class ResidualStack(nn.Module):
     zero_out: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+    def __call__(self, x: Float[Array, "b t c"], valid: Int[Array, " b"] | None = None) -> Float[Array, "b t c"]:
         width = x.shape[-1]
         hidden = int(self.hidden_multiplier * width)
         for index, dilation in enumerate(self.dilations):
             h = Conv(hidden, 3, dilation=dilation, padding=dilation, name=f"dilated_{index}")(nn.relu(x))
             h = Conv(width, 1, zero_init=self.zero_out, name=f"pointwise_{index}")(nn.relu(h))
-            x = x + self.scale * h
+            x = zero_beyond(x + self.scale * h, valid)
         return x
+
+
+def zero_beyond(x: Float[Array, "b t c"], valid: Int[Array, " b"] | None) -> Float[Array, "b t c"]:
+    """x with zeros from position valid[b] on, as a convolution's padding would have them; None leaves it as it is."""
+    if valid is None:
+        return x
+    return jnp.where((jnp.arange(x.shape[1]) < valid[:, None])[..., None], x, 0)
 
 
 def dilations(depth: int, growth: int, cycle: int | None = None, *, reverse: bool = False) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.codebook import Codebook, look_up, nearest
-from jukebox_jax.models.convolution import Conv, ConvTranspose, ResidualStack, dilations
+from jukebox_jax.models.convolution import Conv, ConvTranspose, ResidualStack, dilations, zero_beyond
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,19 @@ class VQVAEConfig:
 
 
 class Encoder(nn.Module):
-    """Audio to latents at one level's hop."""
+    """Audio to latents at one level's hop.
+
+    With `valid`, an item ends after so many samples, a multiple of the hop: its latents up to there are those of the
+    shorter audio alone, because every layer finds zeros behind it; what stands further on means nothing.
+    """
 
     config: VQVAEConfig
     level: int
 
     @nn.compact
-    def __call__(self, audio: Float[Array, "b t 1"]) -> Float[Array, "b u e"]:
+    def __call__(self, audio: Float[Array, "b t 1"], valid: Int[Array, " b"] | None = None) -> Float[Array, "b u e"]:
         c = self.config
-        width, h = c.widths[self.level], audio
+        width, h = c.widths[self.level], zero_beyond(audio, valid)
         spread = dilations(c.depths[self.level], c.dilation_growth, c.dilation_cycle)
         for block in range(self.level + 1):
             if c.downs[block] == 0:
@@ -87,9 +91,12 @@ class Encoder(nn.Module):
             stride = c.strides[block]
             for stage in range(c.downs[block]):
                 name = f"block_{block}_stage_{stage}"
-                h = Conv(width, 2 * stride, stride=stride, padding=stride // 2, name=f"{name}_down")(h)
-                h = ResidualStack(spread, c.hidden_multiplier, name=f"{name}_residual")(h)
-            h = Conv(c.emb_width, 3, padding=1, name=f"block_{block}_out")(h)
+                valid = None if valid is None else valid // stride
+                h = zero_beyond(
+                    Conv(width, 2 * stride, stride=stride, padding=stride // 2, name=f"{name}_down")(h), valid
+                )
+                h = ResidualStack(spread, c.hidden_multiplier, name=f"{name}_residual")(h, valid)
+            h = zero_beyond(Conv(c.emb_width, 3, padding=1, name=f"block_{block}_out")(h), valid)
         return h
 
 
@@ -132,9 +139,11 @@ class VQVAE(nn.Module):
         """Passes audio through every level without quantising it; `init` uses it to make all parameters."""
         return [self.decode_latents(self.encode_latents(audio, i), i) for i in range(self.config.levels)]
 
-    def encode_latents(self, audio: Float[Array, "b t 1"], level: int) -> Float[Array, "b u e"]:
-        """Latents of one level before quantisation; t must be a multiple of the level's hop."""
-        return self.encoders[level](audio)
+    def encode_latents(
+        self, audio: Float[Array, "b t 1"], level: int, valid: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b u e"]:
+        """Latents of one level before quantisation; t, and `valid` if given, must be multiples of the level's hop."""
+        return self.encoders[level](audio, valid)
 
     def decode_latents(self, latents: Float[Array, "b u e"], level: int) -> Float[Array, "b t 1"]:
         """Audio from code vectors (or latents) of one level."""
@@ -150,12 +159,20 @@ class Codec:
 
 
 def encode(
-    config: VQVAEConfig, codec: Codec, audio: Float[Array, "b t 1"], levels: tuple[int, ...] | None = None
+    config: VQVAEConfig,
+    codec: Codec,
+    audio: Float[Array, "b t 1"],
+    levels: tuple[int, ...] | None = None,
+    valid: Int[Array, " b"] | None = None,
 ) -> list[Int[Array, "b _"]]:
-    """Codes of the given levels (all by default), each (b, t / hop). t must be a multiple of the largest hop."""
+    """Codes of the given levels (all by default), each (b, t / hop). t must be a multiple of the largest hop.
+
+    With `valid`, item b ends after valid[b] samples, a multiple of the largest hop: its first valid[b] / hop codes are
+    those of encoding it alone, whatever follows in `audio`, and the others mean nothing.
+    """
     levels = tuple(range(config.levels)) if levels is None else levels
     model = VQVAE(config)
-    latents = [model.apply({"params": codec.params}, audio, level, method="encode_latents") for level in levels]
+    latents = [model.apply({"params": codec.params}, audio, level, valid, method="encode_latents") for level in levels]
     return [nearest(x, codec.codebooks[level])[0] for x, level in zip(latents, levels, strict=True)]
 
 

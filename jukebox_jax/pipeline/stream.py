@@ -34,11 +34,15 @@ TIMING = ("total", "absolute", "relative")
 
 @dataclass(frozen=True)
 class TimingSpec:
-    """The range and resolution of a top prior's timing bins (spec/prior.md 7)."""
+    """The range and resolution of a top prior's timing bins (spec/prior.md 7).
+
+    `hop_samples` is what one token covers; by default the hop of the stream's first field.
+    """
 
     time_bins: int
     min_duration_seconds: float
     max_duration_seconds: float
+    hop_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,6 @@ class Stream:
       shuffle: permute the windows of each epoch; else they come in order.
       shift: move each window by a random part of its length, in whole hops, within its song.
       blend: mix stereo by a random weight per example instead of one half (the paper's augmentation).
-      token_hop: samples of a token of the model, of which each has its timing bins; by default the first field's hop.
         A prior that is trained on audio, encoded on the way, needs it.
 
     Raises:
@@ -102,7 +105,6 @@ class Stream:
         shuffle: bool = True,
         shift: bool = True,
         blend: bool = False,
-        token_hop: int | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -119,12 +121,6 @@ class Stream:
                     f"A window of {window_samples} samples is not a multiple of the hop of {field}, "
                     f"{dataset.fields[field]}: choose a multiple of {self._unit}."
                 )
-        self._token_hop = token_hop or dataset.fields[fields[0]]
-        if window_samples % self._token_hop:
-            raise UserError(
-                f"A window of {window_samples} samples is not a multiple of {self._token_hop}, the samples of a token: "
-                f"choose a multiple."
-            )
         if batch_size < 1 or batch_size % process_count:
             raise UserError(
                 f"A batch of {batch_size} cannot be shared by {process_count} processes: choose a multiple."
@@ -298,12 +294,13 @@ class Stream:
         table = self.dataset.splits[self.split]
         places = [(table[song].samples, offset) for song, offset in zip(songs.tolist(), offsets.tolist(), strict=True)]
         if labels.timing is not None:
+            hop = labels.timing.hop_samples or self.dataset.fields[self.fields[0]]
             bins = [
                 timing_bins(
                     samples,
                     offset,
                     self.window_samples,
-                    self.window_samples // self._token_hop,
+                    self.window_samples // hop,
                     labels.timing.time_bins,
                     labels.timing.min_duration_seconds,
                     labels.timing.max_duration_seconds,

@@ -13,7 +13,8 @@ import jax
 
 from jukebox_jax import config as config_lib
 from jukebox_jax.checkpoint import store
-from jukebox_jax.checkpoint.models import load_codec, load_params, load_prior_config
+from jukebox_jax.checkpoint.models import TrainedCodec, load_codec, load_params, load_prior_config
+from jukebox_jax.corpus.encode import check_rate
 from jukebox_jax.errors import UserError
 from jukebox_jax.evaluation.codec import codec_evaluation
 from jukebox_jax.evaluation.prior import prior_evaluation
@@ -28,6 +29,7 @@ from jukebox_jax.pipeline.stream import LabelSpec, LyricSpec, Stream, TimingSpec
 from jukebox_jax.training.codec_task import codec_task
 from jukebox_jax.training.config import TrainConfig
 from jukebox_jax.training.loop import train
+from jukebox_jax.training.on_the_fly import EncodedStream
 from jukebox_jax.training.prior_task import prior_task
 from jukebox_jax.training.state import TrainState
 
@@ -52,10 +54,14 @@ class CodecRun:
 
 @dataclass(frozen=True)
 class PriorRun:
-    """Training a prior on tokens. Label tables of size 0 take the dataset's size."""
+    """Training a prior on tokens, or on audio that a codec encodes on the fly.
+
+    Label tables of size 0 take the dataset's size. On audio, `blend` mixes stereo by a random weight.
+    """
 
     model: PriorConfig
     train: TrainConfig = TrainConfig()
+    blend: bool = True
 
 
 def train_run(
@@ -67,10 +73,10 @@ def train_run(
     init: os.PathLike | str | None = None,
     progress: bool = True,
 ) -> TrainState:
-    """Trains a codec on an audio dataset, or a prior on a token dataset, or goes on where the run folder stopped.
+    """Trains a codec on audio, or a prior on tokens or audio, or goes on where the run folder stopped.
 
     Args:
-      codec: for a prior, optionally, the codec that its tokens must come from.
+      codec: for a prior on audio, the codec that encodes it; on tokens, optionally, the one they must come from.
       init: a model folder or run folder whose weights a new run starts from. A prior also takes over its label table:
         names of the dataset that it does not have are unknown to it.
 
@@ -128,30 +134,42 @@ def _train_prior(
     if init is not None:
         labels = load_prior_config(init)[1] or labels
     model = with_label_sizes(config.model, labels, f"{dataset.folder if init is None else init}")
-    batch_size = config.train.batch_size
-    stream = prior_stream(model, dataset, "train", batch_size, labels, **_this_process())  # refuses what has no tokens
-    if codec is not None and load_codec(codec).hash != dataset.codec["hash"]:
-        raise UserError(f"{dataset.folder} was not encoded by {codec}: encode it again with that codec.")
-    codes = dataset.codec.get("codes", model.codes)  # older datasets do not say
+    batch_size, audio = config.train.batch_size, "audio" in dataset.fields
+    if audio and codec is None:
+        raise UserError(
+            f"{dataset.folder} holds audio and a prior learns tokens: add --codec CODEC to encode while training, or "
+            "name a dataset that `jukebox-jax encode` wrote."
+        )
+    trained = None if codec is None else load_codec(codec)
+    encoder = trained if audio else None
+    stream = prior_stream(
+        model, dataset, "train", batch_size, labels, codec=encoder, blend=config.blend, **_this_process()
+    )
+    if audio:
+        codec_hash, codes = trained.hash, trained.config.codes
+    else:
+        codec_hash, codes = dataset.codec["hash"], dataset.codec.get("codes", model.codes)  # older ones do not say
+        if trained is not None and trained.hash != codec_hash:
+            raise UserError(f"{dataset.folder} was not encoded by {codec}: encode it again with that codec.")
     if codes != model.codes:
         raise UserError(f"model.codes={model.codes}, but these tokens use {codes}: set --config.model.codes={codes}.")
     evaluate = None
     if _holds_out(dataset, stream.window_samples):
-        evaluate = prior_evaluation(
-            model, prior_stream(model, dataset, "validation", batch_size, labels, shuffle=False)
-        )
+        held_out = prior_stream(model, dataset, "validation", batch_size, labels, codec=encoder, shuffle=False)
+        evaluate = prior_evaluation(model, _tokens_of(held_out, model, encoder, batch_size))
     _say_what_is_missing(stream, evaluate is not None)
+    windows = _tokens_of(stream, model, encoder, batch_size // jax.process_count())
     run_config: dict[str, Any] = {
         "kind": "prior",
         **config_lib.to_dict(dataclasses.replace(config, model=model)),
         "labels": labels.to_json() if model.labels else None,
-        "codec": dataset.codec["hash"],
+        "codec": codec_hash,
         **_licence(init),
     }
     return train(
         prior_task(model),
         config.train,
-        lambda position: stream.batches(config.train.seed, position),
+        lambda position: windows.batches(config.train.seed, position),
         run_dir,
         start=None if init is None else lambda state: prior_start(state, init),
         evaluate=evaluate,
@@ -168,6 +186,16 @@ def _bandwidth(dataset: Dataset, window_samples: int) -> dict[str, float]:
     if jax.process_index() == 0:
         print(f"{dataset.folder}: measuring loudness for windows of {window_samples} samples.", file=sys.stderr)
     return bandwidth(dataset, window_samples)
+
+
+def _tokens_of(
+    stream: Stream, model: PriorConfig, encoder: TrainedCodec | None, local_batch: int
+) -> Stream | EncodedStream:
+    """The stream of a prior, encoded on the fly if it is one of audio."""
+    if encoder is None:
+        return stream
+    levels = (model.level,) if model.conditioner is None else (model.level, model.level + 1)
+    return EncodedStream(stream, encoder, levels, local_batch)
 
 
 def _this_process() -> dict[str, int]:
@@ -262,7 +290,9 @@ def prior_stream(
     batch_size: int,
     table: LabelTable,
     *,
+    codec: TrainedCodec | None = None,
     shuffle: bool = True,
+    blend: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Stream:
@@ -270,28 +300,38 @@ def prior_stream(
 
     Args:
       table: the model's own label table; names of the dataset that it does not have are unknown.
+      codec: what will encode the windows, which are then windows of audio, mixed to mono by a random weight if `blend`.
 
     Raises:
-      UserError: the dataset holds no tokens of the model's level, or other ratios between levels.
+      UserError: there are no tokens of the model's level, other ratios between levels, or audio of another rate than
+        the codec's.
     """
     field, above = f"level_{model.level}", f"level_{model.level + 1}"
-    if field not in dataset.fields:
+    hops, source = dataset.fields, f"{dataset.folder}"
+    if codec is not None:
+        check_rate(dataset, codec.config)
+        hops = {f"level_{level}": hop for level, hop in enumerate(codec.config.hops)}
+        source = "the codec"
+    if field not in hops:
         raise UserError(
-            f"{dataset.folder} holds no tokens of level {model.level}: encode a dataset with a codec first."
+            f"{source} has no tokens of level {model.level}: choose another model.level, or a dataset that "
+            "`jukebox-jax encode` wrote with another codec."
         )
     fields = (field,)
     if model.conditioner is not None:
-        ratio = dataset.fields.get(above, 0) / dataset.fields[field]
+        ratio = hops.get(above, 0) / hops[field]
         if ratio != model.conditioner.ratio:
             raise UserError(
-                f"The conditioner upsamples {model.conditioner.ratio}-fold, but {dataset.folder} has {ratio:g} tokens "
+                f"The conditioner upsamples {model.conditioner.ratio}-fold, but {source} has {ratio:g} tokens "
                 f"of level {model.level} for one of the level above: set model.conditioner.downs and .stride."
             )
         fields += (above,)
     labels = None
     if model.labels is not None:
         c = model.labels
-        timing = TimingSpec(c.time_bins, c.min_duration_seconds, c.max_duration_seconds) if model.has_timing else None
+        timing = None
+        if model.has_timing:
+            timing = TimingSpec(c.time_bins, c.min_duration_seconds, c.max_duration_seconds, hops[field])
         lyrics = None if model.lyrics is None else LyricSpec(model.lyrics.text, model.lyrics.tokens)
         labels = LabelSpec(table, c.max_genres, timing, lyrics)
     elif model.lyrics is not None:
@@ -299,12 +339,13 @@ def prior_stream(
     return Stream(
         dataset,
         split,
-        model.n_ctx * dataset.fields[field],
+        model.n_ctx * hops[field],
         batch_size=batch_size,
-        fields=fields,
+        fields=fields if codec is None else ("audio",),
         labels=labels,
         shuffle=shuffle,
         shift=shuffle,
+        blend=blend and codec is not None,
         process_index=process_index,
         process_count=process_count,
     )

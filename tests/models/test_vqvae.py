@@ -119,3 +119,34 @@ def test_operations_are_counted():
     audio = jnp.zeros((1, 1024, 1))
     counted = jax.jit(VQVAE(config).apply).lower(params, audio).compile().cost_analysis()["flops"]
     assert flops_per_sample(config) * 1024 == pytest.approx(counted, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        VQVAEConfig(
+            downs=(1, 0), strides=(4, 2), widths=(8, 4), depths=(4, 3), emb_width=8, codes=16, dilation_cycle=2
+        ),
+    ],
+)
+def test_what_is_behind_an_items_end_does_not_count(config):
+    codec, hop = make_codec(config), config.hops[-1]
+    run = jax.jit(encode, static_argnums=(0, 3))
+    audio = jnp.asarray(np.random.default_rng(3).normal(size=(3, 24 * hop, 1)), jnp.float32)
+    together = run(config, codec, audio, None, jnp.asarray([24, 17, 0]) * hop)
+    alone = run(config, codec, audio[1:2, : 17 * hop])
+    whole = run(config, codec, audio)
+    for ours, cut, uncut in zip(together, alone, whole, strict=True):
+        np.testing.assert_array_equal(ours[0], uncut[0])
+        np.testing.assert_array_equal(ours[1, : cut.shape[1]], cut[0])
+    assert any((uncut[1, : cut.shape[1]] != cut[0]).any() for cut, uncut in zip(alone, whole, strict=True))
+
+
+def test_without_ends_nothing_is_masked():
+    audio, params = jnp.zeros((1, 512, 1)), {"params": make_codec(TINY).params}
+    traced = [
+        str(jax.make_jaxpr(lambda x, v=valid: VQVAE(TINY).apply(params, x, 0, v, method="encode_latents"))(audio))
+        for valid in (None, jnp.array([512]))
+    ]
+    assert ["select_n" in trace for trace in traced] == [False, True]
