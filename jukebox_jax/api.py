@@ -38,8 +38,8 @@ from jukebox_jax.sampling.cascade import (
 )
 from jukebox_jax.sampling.decode import SamplingConfig
 
-#: New tokens per window as a fraction of the window, level 0 first.
-HOP_FRACTIONS = (0.5, 0.5, 0.125)
+#: New tokens per window as a fraction of the window: of the upsamplers, and of the top prior.
+HOP_FRACTION, TOP_HOP_FRACTION = 0.5, 0.125
 #: How long songs become unless something else says so.
 SECONDS = 6.0
 #: One size whatever the number of songs: at one compiled size a song's tokens do not depend on its neighbours.
@@ -125,7 +125,7 @@ class Model:
         top_k: int = 0,
         top_p: float = 0.0,
         n_samples: int = 1,
-        hop_fractions: Sequence[float] = HOP_FRACTIONS,
+        hop_fractions: Sequence[float] | None = None,
         batch_size: int = BATCH_SIZE,
         strict_labels: bool = False,
         original_overrun: bool = False,
@@ -148,7 +148,8 @@ class Model:
           upsample: tokens of the whole top level, (t,) or (songs, t); only the levels below are sampled.
           prompt_seconds: how much to use of what songs start from, rounded down to whole top-level tokens (all of it).
           seed: the same seed, song number and `batch_size` give the same song, whatever is sampled beside it.
-          hop_fractions: new tokens per window as a fraction of the window, level 0 first.
+          hop_fractions: new tokens per window as a fraction of the window, level 0 first (a half, and an eighth for the
+            top level).
           batch_size: songs per compiled batch, of which the last is filled up; larger is faster for many songs.
           strict_labels: refuse names that the model does not know.
           original_overrun: continue songs that are shorter than a window of the top prior as the original does, which
@@ -178,6 +179,8 @@ class Model:
             raise UserError(" ".join(dict.fromkeys(remarks)))
 
         codec, levels = self.codec.config, self.levels
+        if hop_fractions is None:
+            hop_fractions = (HOP_FRACTION,) * (codec.levels - 1) + (TOP_HOP_FRACTION,)
         start = beginning(
             self.codec,
             n_samples,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 #: Keys of a JSON-only fixture that record nothing.
-_PROSE = ("_about",)
+_PROSE = ("_about", "fixture", "set", "note", "notes")
 
 
 class UnreadableError(Exception):

@@ -49,7 +49,7 @@ def _table(tree: dict[str, Any], v3: bool) -> LabelTable:
             artists |= {entry["artist"]: entry["artist_id"]} if entry["artist_id"] else {}
             add_genres(entry["genre"], [entry["genre_id"]])
     for entry in tree["labels"]:
-        if entry["v3"] == v3:
+        if entry["v3"] == v3 and "y" in entry:
             artist, *ids = entry["y"][3 : 4 + entry["max_genre_words"]]
             artists |= {entry["describe"]["artist"]: artist} if artist else {}
             add_genres(entry["describe"]["genre"], [index for index in ids if index >= 0])
@@ -112,8 +112,12 @@ def _labels(
     facts = {key: recorded[f"{name}/{key}"] for key in (*inputs, "offset")}
     table, spelling = tables[facts["v3"]], texts[facts["v3"]]
     tokens = spelling.tokens(facts["lyrics"])
-    window = _window(facts, facts, tokens, facts["offset"], "float64")
-    vector = _vector(table, facts | {"max_genres": facts["max_genre_words"]}, facts["offset"], window.tokens)
+    try:
+        window = _window(facts, facts, tokens, facts["offset"], "float64")
+        vector = _vector(table, facts | {"max_genres": facts["max_genre_words"]}, facts["offset"], window.tokens)
+    except UserError:
+        yield Check(f"{name}/error", "AssertionError")
+        return
     yield Check(f"{name}/y", vector)
     yield Check(f"{name}/full_tokens", tokens.tolist())
     yield Check(f"{name}/clean_lyrics", spelling.clean(facts["lyrics"]))

@@ -78,8 +78,10 @@ def _load(recorded: Reader) -> _Cascade:
             )
         )
         rows = [[0, 0, 0, 0]] * recorded.config["sample"]["n_samples"]
-        if prior.labels is not None:
-            rows = recorded[f"in/labels_y_prior{level}"].tolist()
+        name = f"in/labels_y_prior{level}"
+        # A prior without labels has label vectors of no entries, if any.
+        if (name in recorded and recorded[name].size) or prior.labels is not None:
+            rows = recorded[name].tolist()
         songs.append([_song(prior, index, row, metas[index % len(metas)]) for index, row in enumerate(rows)])
     return _Cascade(config, codec, levels, songs)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import count, takewhile
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -90,13 +91,15 @@ def _average(recorded: Reader, name: str) -> tuple[float, int]:
 
 def _learning_rates(case: dict[str, Any]) -> list[float]:
     hps = _SCHEDULE | case["hps"]
-    linear = bool(hps["lr_use_linear_decay"])
+    # A decay over so many steps that float32 does not see it is none.
+    decays = hps["lr_decay"] < 2**31
+    linear = bool(hps["lr_use_linear_decay"]) and decays
     config = OptimizerConfig(
         learning_rate=float(case["base_lr"] * hps["lr_scale"]),
         warmup_steps=int(hps["lr_warmup"]),
         schedule="original_linear" if linear else "original",
         decay_factor=float(hps["lr_gamma"]),
-        decay_steps=int(hps["lr_decay"]) if hps["lr_decay"] < 2**31 else None,
+        decay_steps=int(hps["lr_decay"]) if decays else None,
         decay_start=int(hps["lr_start_linear_decay"]),
     )
     steps = len(case["lr_at_step"])
@@ -109,12 +112,15 @@ def _loss_scales(case: dict[str, Any]) -> list[float]:
     if arguments.get("loss_scale") is not None:
         fixed = OptimizerConfig(loss_scale=float(arguments["loss_scale"])).loss_scale
         return [fixed] * (len(case["overflows"]) + 1)
-    state = create_loss_scale()
-    scales = [float(state.scale)]
-    for overflow in case["overflows"]:
-        factor, window = float(arguments.get("scale_factor", 2.0)), arguments.get("scale_window", 1)
-        state = update_loss_scale(state, jnp.asarray(bool(overflow)), factor, window)
-        scales.append(float(state.scale))
+    # The recorded scales are float64; over many steps those of float32 drift away by more than the tolerance.
+    with jax.enable_x64(True):
+        state = create_loss_scale()
+        state = state.replace(scale=jnp.float64(state.scale))
+        scales = [float(state.scale)]
+        for overflow in case["overflows"]:
+            factor, window = float(arguments.get("scale_factor", 2.0)), arguments.get("scale_window", 1)
+            state = update_loss_scale(state, jnp.asarray(bool(overflow)), factor, window)
+            scales.append(float(state.scale))
     return scales
 
 

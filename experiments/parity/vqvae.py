@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import product
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +149,12 @@ def _training(
     audio = audio[:1] if case == "ema_tile" else audio
     loss = replace(loss, revival_threshold=float(recorded.extra[f"{case}_threshold"]))
     before, rows = _codebooks_before(recorded, case, config, codec)
+    if case == "ema_init":
+        rows = tuple(
+            own.replace(index=jnp.asarray(_choices(recorded, level, latents, loss.codebook_decay)))
+            for level, own in enumerate(rows)
+            for latents in [_latents(config, codec, audio, level)]
+        )
 
     differentiate = case == "ema_norestart"
     (value, (after, metrics)), gradient = _learn(
@@ -246,6 +254,31 @@ def _codes_of_statistics(recorded: Reader, case: str, level: int, threshold: flo
     sums, counts = (recorded[f"out/{case}/{name}_l{level}"] for name in ("k_sum", "k_elem"))
     alive = counts[:, None] >= threshold
     return np.where(alive, sums / np.where(alive, counts[:, None], 1), recorded[f"out/{case}/k_rand_l{level}"])
+
+
+def _choices(recorded: Reader, level: int, latents: np.ndarray, decay: float) -> np.ndarray:
+    """The nearest code of every latent, and where copies of it are as near but for rounding, the one that the recorded
+    statistics say was taken."""
+    codes = recorded[f"out/ema_init/init_k_l{level}"].astype(np.float64)
+    counts = (recorded[f"out/ema_init/k_elem_l{level}"].astype(np.float64) - decay) / (1 - decay)
+    sums = (recorded[f"out/ema_init/k_sum_l{level}"].astype(np.float64) - decay * codes) / (1 - decay)
+    x, distance = latents.reshape(-1, latents.shape[-1]).astype(np.float64), _distances(latents, codes)
+    index, near = distance.argmin(axis=1), distance < distance.min(axis=1, keepdims=True) + NEAR_TIE
+    open_, groups = near.sum(axis=1) > 1, _near_duplicates(latents, codes)
+    for group in np.unique(groups[index[open_]]):
+        members, tokens = np.flatnonzero(groups == group), np.flatnonzero(open_ & (groups[index] == group))
+        settled = np.flatnonzero(~open_ & (groups[index] == group))
+        options = [np.flatnonzero(near[token]) for token in tokens]
+        if prod(map(len, options)) > 4096:
+            continue
+
+        def misfit(choice, members=members, tokens=tokens, settled=settled):
+            taken = np.equal.outer(members, [*index[settled], *choice]).astype(float)
+            of = np.concatenate([x[settled], x[tokens]])
+            return np.square(taken.sum(axis=1) - counts[members]).sum() + np.square(taken @ of - sums[members]).sum()
+
+        index[tokens] = min(product(*options), key=misfit)
+    return index.reshape(latents.shape[:-1]).astype(np.int32)
 
 
 def _near_duplicates(latents: np.ndarray, codes: np.ndarray) -> np.ndarray:

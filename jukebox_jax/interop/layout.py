@@ -7,7 +7,7 @@ carry gradients as well as weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -224,8 +224,8 @@ def prior_shapes(config: PriorConfig, names: ConditionerNames = "blocks") -> dic
     return shapes(prior_layout(config, names), abstract_prior(config))
 
 
-def check_state(expected: Mapping[str, tuple[int, ...]], state: State, where: str) -> None:
-    """Raises a UserError that names every missing and unexpected key, or the first of a wrong shape."""
+def check_names(expected: Collection[str], state: State, where: str) -> None:
+    """Raises a UserError that names every missing and unexpected key."""
     missing, unexpected = ([k for k in a if k not in b] for a, b in ((expected, state), (state, expected)))
     if missing or unexpected:
         found = [
@@ -234,6 +234,11 @@ def check_state(expected: Mapping[str, tuple[int, ...]], state: State, where: st
             if keys
         ]
         raise UserError(f"{where} is the checkpoint of another model: keys {' and '.join(found)}.")
+
+
+def check_state(expected: Mapping[str, tuple[int, ...]], state: State, where: str) -> None:
+    """Raises a UserError that names every missing and unexpected key, or the first of a wrong shape."""
+    check_names(expected, state, where)
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:
             raise UserError(
@@ -292,7 +297,11 @@ def to_state(layout: Sequence[Entry], tree: Mapping[str, Any]) -> dict[str, np.n
 
 def codec_from_state(config: VQVAEConfig, state: State, where: str = "the state") -> Codec:
     """The codec from the original's tensors; raises as `from_state`."""
-    tree = from_state(codec_layout(config), abstract_codec(config), state, where)
+    layout = codec_layout(config)
+    check_names(
+        dict.fromkeys(entry.key for entry in layout), state, where
+    )  # shapes are found by running the model abstractly
+    tree = from_state(layout, abstract_codec(config), state, where)
     return Codec(tree["params"], tuple(tree["codebooks"][str(level)] for level in range(config.levels)))
 
 
@@ -305,6 +314,7 @@ def codec_to_state(config: VQVAEConfig, codec: Codec) -> dict[str, np.ndarray]:
 def prior_from_state(config: PriorConfig, state: State, where: str = "the state") -> dict[str, Any]:
     """A prior's parameters from the original's tensors; raises as `from_state`."""
     layout = prior_layout(config, conditioner_names(state))
+    check_names(dict.fromkeys(entry.key for entry in layout), state, where)
     return from_state(layout, abstract_prior(config), state, where)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,9 @@ class _File:
     """A checkpoint file that has been opened and checked to be of one of the two kinds."""
 
     path: Path
-    contents: dict[str, Any]
     state: dict[str, np.ndarray]
+    hps: dict[str, Any]
+    step: int | None
 
     @property
     def is_codec(self) -> bool:
@@ -153,22 +155,31 @@ def export_openai(folder: os.PathLike | str, path: os.PathLike | str, *, legacy:
 
 def _open(path: Path) -> _File:
     contents = read_torch(path)
-    try:
-        state = state_dict(contents)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    with _naming(path):
+        state, hps = state_dict(contents), hyperparameters(contents)
     if _CODEC_KEY not in state and _PRIOR_KEY not in state:
         raise UserError(
             f"{path} has neither {_CODEC_KEY} nor {_PRIOR_KEY}: it is no VQ-VAE and no prior of the original."
         )
-    return _File(path, contents, state)
+    step = contents.get("step")
+    known = isinstance(step, int | np.integer) and 0 <= step < 2**63
+    return _File(path, state, hps, int(step) if known else None)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says in which file a mistake is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _codec_config(file: _File, name: str | None) -> VQVAEConfig:
     if name is not None:
         return _named(name, VQVAEConfig, file).config
-    hps = hyperparameters(file.contents)
-    return hparams.codec_config(hps) if "l_bins" in hps else VQVAE
+    with _naming(file.path):
+        return hparams.codec_config(file.hps) if "l_bins" in file.hps else VQVAE
 
 
 def _codec_in(out: Path) -> tuple[VQVAEConfig, str]:
@@ -182,11 +193,11 @@ def _codec_in(out: Path) -> tuple[VQVAEConfig, str]:
 def _prior_release(file: _File, name: str | None, codec: VQVAEConfig) -> Release:
     if name is not None:
         return _named(name, PriorConfig, file)
-    hps = hyperparameters(file.contents)
-    if "prior_width" in hps:
-        if strange := hparams.unsupported(hps):
+    if "prior_width" in file.hps:
+        if strange := hparams.unsupported(file.hps):
             raise UserError(f"{file.path} was trained with {', '.join(strange)}, which this package does not have.")
-        return Release(hparams.prior_config(hps, codec), "v3" if hps.get("labels_v3") else "v2")
+        with _naming(file.path):
+            return Release(hparams.prior_config(file.hps, codec), "v3" if file.hps.get("labels_v3") else "v2")
     return _recognised(file)
 
 
@@ -258,10 +269,9 @@ def _write_part(folder: Path, file: _File, stored: dict[str, Any], tree: dict[st
     metadata: dict[str, Any] = {
         "source": file.path.name,
         "licence": LICENCE,
-        "hps": hyperparameters(file.contents),
+        "hps": file.hps,
         "conditioner_names": layout.conditioner_names(file.state),
     }
-    step = file.contents.get("step")
-    if isinstance(step, int | np.integer):
-        metadata["step"] = int(step)
+    if file.step is not None:
+        metadata["step"] = file.step
     store.save_model(folder, tree, stored, metadata=metadata)

@@ -147,10 +147,11 @@ def state_dict(contents: dict) -> dict[str, np.ndarray]:
 def hyperparameters(contents: dict) -> dict[str, Any]:
     """The `hps` in what `read_torch` returned, as plain values that JSON can hold; empty if there are none.
 
-    numpy scalars become numbers, tuples become lists; what is neither number, text, None, list nor dict is left out.
+    numpy scalars become numbers, tuples become lists, infinities and NaN become text ("nan"), for which JSON has no
+    number; what is neither number, text, None, list nor dict is left out.
 
     Raises:
-      UserError: they hold more than 10,000 values or nest deeper than 16.
+      UserError: they hold more than 10,000 values, nest deeper than 16, or hold a whole number beyond 64 bits.
     """
     seen = 0
 
@@ -161,12 +162,16 @@ def hyperparameters(contents: dict) -> dict[str, Any]:
         if seen > _MOST_HYPERPARAMETERS or depth > _DEEPEST_HYPERPARAMETER:
             raise UserError("The checkpoint's 'hps' are too large or too deep: get the file from a source you trust.")
         if isinstance(value, np.generic):
-            return value.item()
+            value = value.item()
         if isinstance(value, dict):
             return {k: plain(v, depth + 1) for k, v in value.items() if isinstance(k, str) and _is_plain(v)}
         if isinstance(value, list | tuple):
             return [plain(item, depth + 1) for item in value if _is_plain(item)]
-        return value
+        if isinstance(value, int) and value.bit_length() > 64:  # such a number may have megabytes
+            raise UserError(
+                "The checkpoint's 'hps' hold a number beyond 64 bits: get the file from a source you trust."
+            )
+        return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     hps = contents.get("hps")
     return plain(hps, 0) if isinstance(hps, dict) else {}
@@ -375,7 +380,9 @@ def _tensor(data: mmap.mmap, storage: Any, offset: Any, size: Any, stride: Any) 
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | np.generic | list | tuple | dict)
+    return value is None or isinstance(
+        value, bool | int | float | str | np.bool_ | np.integer | np.floating | list | tuple | dict
+    )
 
 
 def _to_tensor(array: np.ndarray) -> Any:

@@ -43,10 +43,15 @@ class Quantised:
 
 @struct.dataclass
 class RandomRows:
-    """The random draws of one update: rows (v, e) that replace dead codes, and rows that initialise the codebook."""
+    """The random draws of one update: rows (v, e) that replace dead codes, and rows that initialise the codebook.
+
+    `index`, if given, is the code of every latent, in place of the nearest: between copies of one latent, which a small
+    first batch initialises the codebook with, rounding decides.
+    """
 
     restart: Float[Array, "v e"]
     init: Float[Array, "v e"]
+    index: Int[Array, "b u"] | None = None
 
 
 def nearest(
@@ -109,6 +114,8 @@ def quantise_and_learn(
         codebook.replace(initialised=jnp.asarray(True)),
     )
     index, best = nearest(jax.lax.stop_gradient(latents), old.codes)
+    if rows.index is not None:
+        index = rows.index
 
     flat = index.reshape(-1)
     batch_sums = jnp.zeros_like(old.sums).at[flat].add(x)

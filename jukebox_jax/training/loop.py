@@ -177,6 +177,7 @@ class Log:
     def __init__(self, task: Task, config: TrainConfig, telemetry: Telemetry, step: int) -> None:
         self._task, self._config, self._telemetry = task, config, telemetry
         self._consecutive_skips = 0
+        self._alarmed = False
         self._started = time.monotonic()
         self._last_row = (step, self._started)
 
@@ -188,6 +189,7 @@ class Log:
         """
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         self._telemetry.advance(values["loss"], total_steps)
+        self._warn_of(step, values["loss"])
         if step == 1 or step >= total_steps or _due(step, self._config.log_every):
             now = time.monotonic()
             rate = (step - self._last_row[0]) / max(now - self._last_row[1], 1e-9)
@@ -206,6 +208,14 @@ class Log:
                 f"Loss or gradients were not finite in {self._consecutive_skips} steps in a row, up to step {step}: "
                 "lower train.optimizer.learning_rate or look for broken data."
             )
+
+    def _warn_of(self, step: int, loss: float) -> None:
+        """Says that the loss is alarming when it becomes so, and again only after it was not."""
+        limit = self._task.alarming_loss
+        alarming = limit is not None and loss > limit
+        if alarming and not self._alarmed:
+            self._telemetry.warn(f"The loss is {loss:.4g} at step {step}, above {limit:g}: training may be diverging.")
+        self._alarmed = alarming
 
     def evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Writes a row of evaluation metrics; its duration does not count as training."""

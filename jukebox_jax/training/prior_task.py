@@ -31,4 +31,5 @@ def prior_task(model: PriorConfig) -> Task:
         loss=loss_fn,
         flops_per_example=3 * flops_per_window(model),
         batch_spec=batch_spec(model),
+        alarming_loss=12.0,  # spec training 4; guessing among 2048 codes costs 11 bits
     )

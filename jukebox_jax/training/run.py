@@ -33,6 +33,9 @@ from jukebox_jax.training.on_the_fly import EncodedStream
 from jukebox_jax.training.prior_task import prior_task
 from jukebox_jax.training.state import TrainState
 
+# Values that change how a prior is trained, but not what its weights mean.
+_ONLY_TRAINING = ("dtype", "remat", "init_scale", "loss_fraction")
+
 
 @dataclass(frozen=True)
 class CodecData:
@@ -77,8 +80,8 @@ def train_run(
 
     Args:
       codec: for a prior on audio, the codec that encodes it; on tokens, optionally, the one they must come from.
-      init: a model folder or run folder whose weights a new run starts from. A prior also takes over its label table:
-        names of the dataset that it does not have are unknown to it.
+      init: a model folder or run folder whose weights a new run starts from; its config must be the same. A prior also
+        takes over its label table: names of the dataset that it does not have are unknown to it.
 
     Raises:
       UserError: the data does not fit the model; see `training.loop.train` for the rest.
@@ -101,6 +104,10 @@ def _train_codec(
             f"{dataset.folder} is at {dataset.sample_rate} Hz, the model at {model.sample_rate} Hz: prepare it again."
         )
     batch_size = config.train.batch_size
+    trained = None
+    if init is not None:
+        trained = load_codec(init)
+        _check_start("codec", init, trained.config, model)
     stream = Stream(dataset, "train", window, batch_size=batch_size, blend=config.data.blend, **_this_process())
     held_out = _holds_out(dataset, window)
     _say_what_is_missing(stream, held_out)
@@ -110,7 +117,7 @@ def _train_codec(
         config.train,
         lambda position: stream.batches(config.train.seed, position),
         run_dir,
-        start=None if init is None else lambda state: codec_start(state, model, init, window),
+        start=None if trained is None else lambda state: codec_start(state, trained, window),
         evaluate=codec_evaluation(model, config.loss, scales, dataset, window, batch_size) if held_out else None,
         run_config={
             "kind": "codec",
@@ -130,10 +137,13 @@ def _train_prior(
     init: os.PathLike | str | None,
     progress: bool,
 ) -> TrainState:
-    labels = dataset.labels
+    model, labels = config.model, dataset.labels
     if init is not None:
-        labels = load_prior_config(init)[1] or labels
-    model = with_label_sizes(config.model, labels, f"{dataset.folder if init is None else init}")
+        start, known, _ = load_prior_config(init)
+        labels = known or labels
+        model = _with_rows(model, start)
+        _check_start("prior", init, start, model)
+    model = with_label_sizes(model, labels, f"{dataset.folder if init is None else init}")
     batch_size, audio = config.train.batch_size, "audio" in dataset.fields
     if audio and codec is None:
         raise UserError(
@@ -232,21 +242,31 @@ def _licence(init: os.PathLike | str | None) -> dict[str, str]:
     return {} if licence is None else {"licence": licence}
 
 
-def codec_start(state: TrainState, model: VQVAEConfig, init: os.PathLike | str, window_samples: int) -> TrainState:
+def _check_start(kind: str, init: os.PathLike | str, trained: Any, model: Any) -> None:
+    """Raises a UserError unless weights trained with one config mean the same with the other."""
+    different = [key for key in config_lib.differences(trained, model) if key.rpartition(".")[2] not in _ONLY_TRAINING]
+    if different:
+        names = ", ".join(f"model.{key}" for key in different)
+        raise UserError(f"The {kind} in {init} has another config, which differs in {names}: use its values.")
+
+
+def _with_rows(model: PriorConfig, trained: PriorConfig) -> PriorConfig:
+    """`model` with label tables as large as those of `trained` where it leaves their sizes open."""
+    if model.labels is None or trained.labels is None:
+        return model
+    rows = {name: getattr(model.labels, name) or getattr(trained.labels, name) for name in ("artists", "genres")}
+    return dataclasses.replace(model, labels=dataclasses.replace(model.labels, **rows))
+
+
+def codec_start(state: TrainState, trained: TrainedCodec, window_samples: int) -> TrainState:
     """A fresh state with a trained codec's weights and codes.
 
     The moving averages behind the codes are rebuilt as if every code had been used equally (spec: VQ-VAE, section 3).
-
-    Raises:
-      UserError: no codec there, or one of another config.
     """
-    trained = load_codec(init)
-    if trained.config != model:
-        names = ", ".join(f"model.{key}" for key in config_lib.differences(trained.config, model))
-        raise UserError(f"The codec in {init} has another config, which differs in {names}: use its values.")
+    config = trained.config
     books = tuple(
-        Codebook.restored(codes, window_samples // hop * jax.device_count() / model.codes)
-        for codes, hop in zip(trained.codec.codebooks, model.hops, strict=True)
+        Codebook.restored(codes, window_samples // hop * jax.device_count() / config.codes)
+        for codes, hop in zip(trained.codec.codebooks, config.hops, strict=True)
     )
     return _started(state, trained.codec.params, books)
 

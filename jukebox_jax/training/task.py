@@ -23,9 +23,11 @@ class Task:
       loss: (params, model_state, batch, key) → (loss, model_state, metrics); all trees unboxed, metrics are scalars.
       flops_per_example: floating-point operations of one training step per example, forward and backward.
       batch_spec: shape and dtype of each array of a batch, without the batch axis.
+      alarming_loss: the log warns when the loss climbs above this; None: never.
     """
 
     init: Callable[[Key[Array, ""]], tuple[PyTree, PyTree]]
     loss: Callable[[PyTree, PyTree, dict[str, Array], Key[Array, ""]], Loss]
     flops_per_example: float
     batch_spec: Mapping[str, jax.ShapeDtypeStruct]
+    alarming_loss: float | None = None

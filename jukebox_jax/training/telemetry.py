@@ -69,6 +69,11 @@ class Telemetry:
         if not self._bar.disable:
             self._bar.write(text, file=sys.stderr)
 
+    def warn(self, text: str) -> None:
+        """Prints a line above the progress line, and also where there is none."""
+        if self._file is not None:
+            self._bar.write(text, file=sys.stderr)
+
     def __enter__(self) -> Telemetry:
         return self
 

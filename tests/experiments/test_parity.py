@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import subprocess
 import sys
@@ -11,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import PART, fixtures, recorded
 
 from experiments.parity import run as runner
 from experiments.parity.__main__ import main
 from experiments.parity.fixture import Fixture, load, of_tree
 from experiments.parity.report import EXACT, GRADIENT, OTHER, Check, Tolerance, compare
 
-GOLDEN = Path(__file__).parents[3] / "shared/golden"
-recorded = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded numbers are not here")
 INPUTS = ("in/", "sd", "/in/", "/sd/")
 
 
@@ -189,6 +189,28 @@ def test_an_array_may_be_an_input_or_checked_but_not_neither():
     }
 
 
+# ---- Recorded numbers -------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def room_of(name):
+    """A recorded fixture and what the package computes for it, once for all tests."""
+    fixture = load(recorded(f"{name}.json").with_suffix(""))
+    return fixture, computed(fixture)
+
+
+# Those in tests/golden at once; all of them together take minutes.
+BRIEF = [name for name in fixtures() if (PART / f"{name}.json").exists()]
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in fixtures() if name not in BRIEF]
+
+
+@pytest.mark.parametrize("name", BRIEF + LONG)
+def test_every_recorded_quantity_agrees(name):
+    lines = runner.verdict(*room_of(name))
+    assert lines
+    assert not failures(lines)
+
+
 # ---- Recorded numbers, changed ----------------------------------------------------------------------------------
 
 
@@ -234,18 +256,14 @@ def test_every_change_of_a_made_fixture_fails(folder):
     check_that_changes_fail(fixture, computed(fixture))
 
 
-@recorded
 @pytest.mark.parametrize("name", ["e_filter_logits", "i_train_utils", "b_prior_order02", "c1_top_uncond"])
 def test_every_change_of_recorded_arrays_fails(name):
-    fixture = load(GOLDEN / name)
-    check_that_changes_fail(fixture, computed(fixture))
+    check_that_changes_fail(*room_of(name))
 
 
-@recorded
 @pytest.mark.slow
 def test_every_change_of_a_recorded_codec_fails():
-    fixture = load(GOLDEN / "a2_vqvae")
-    room = computed(fixture)
+    fixture, room = room_of("a2_vqvae")
     check_that_changes_fail(fixture, room)
     # These served as inputs, so that the codec has to be run again to notice.
     rng = np.random.default_rng(1)
@@ -271,11 +289,9 @@ def altered(value):
     return f"{value}x" if isinstance(value, str) else value + 1
 
 
-@recorded
 @pytest.mark.parametrize("name", ["d_labels", "f_sampling_plan", "g_manifest_small"])
 def test_every_change_of_recorded_json_fails(name):
-    fixture = load(GOLDEN / name)
-    room = computed(fixture)
+    fixture, room = room_of(name)
     assert not failures(runner.verdict(fixture, room))
     outputs = [leaf for leaf in fixture.arrays if leaf not in room.read]
     chosen = np.random.default_rng(0).choice(outputs, min(len(outputs), 15), replace=False)
@@ -296,9 +312,8 @@ def test_every_change_of_recorded_json_fails(name):
             assert failures(runner.verdict(of_tree(tree, fixture.path), room)), f"{leaf} {change}"
 
 
-@recorded
 def test_checkpoints_agree_and_another_byte_does_not(tmp_path, capsys):
-    for path in (GOLDEN / "checkpoints").iterdir():
+    for path in recorded("checkpoints").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     code, lines = status(capsys, tmp_path)
     assert (code, lines[-1].split(", ")[1]) == (0, "0 failed")

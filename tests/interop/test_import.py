@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -13,13 +14,14 @@ import jax
 import numpy as np
 import pytest
 from interop import synthetic
+from recorded import recorded
 
 from jukebox_jax import api
 from jukebox_jax.checkpoint import store
 from jukebox_jax.checkpoint.models import load_codec, load_prior
 from jukebox_jax.cli.main import main
 from jukebox_jax.errors import UserError
-from jukebox_jax.interop import layout, openai
+from jukebox_jax.interop import hparams, layout, openai
 from jukebox_jax.interop.openai import export_openai, import_openai
 from jukebox_jax.interop.released import RELEASES, Release
 from jukebox_jax.interop.torch_file import read_torch, state_dict
@@ -28,8 +30,6 @@ from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
 from jukebox_jax.models.lyrics import LyricConfig, LyricEncoderConfig
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
-
-RECORDED = Path(__file__).parents[3] / "shared/golden/checkpoints"
 
 CODEC = VQVAEConfig(sample_rate=8000, widths=(4, 4, 4), depths=(1, 1, 1), emb_width=4, codes=24)
 LABELS = LabelConfig(6, 5, max_genres=2, time_bins=8, min_duration_seconds=0.5, max_duration_seconds=20.0)
@@ -158,23 +158,21 @@ def test_export_and_import_again_give_the_same_bits(files, tmp_path, legacy):
         assert store.load_config(first / folder) == store.load_config(second / folder)
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="the recorded checkpoints are not here")
 def test_the_recorded_checkpoints(tmp_path):
     pytest.importorskip("torch")
-    names = ("vqvae", "prior_level_0", "prior_level_1_ddp", "prior_level_2_zip")
-    import_openai([RECORDED / f"{name}.pth.tar" for name in names], tmp_path / "first")
+    folder, names = recorded("checkpoints"), ("vqvae", "prior_level_0", "prior_level_1_ddp", "prior_level_2_zip")
+    import_openai([folder / f"{name}.pth.tar" for name in names], tmp_path / "first")
     assert api.load(tmp_path / "first").priors[2].config.lyrics.encoder is not None
     export_openai(tmp_path / "first/level_2", tmp_path / "again.pth.tar")
-    import_openai([tmp_path / "again.pth.tar", RECORDED / "vqvae.pth.tar"], tmp_path / "second")
-    for folder in ("vqvae", "level_2"):
-        assert trees_equal(
-            store.load_model(tmp_path / "first" / folder), store.load_model(tmp_path / "second" / folder)
-        )
+    import_openai([tmp_path / "again.pth.tar", folder / "vqvae.pth.tar"], tmp_path / "second")
+    for model in ("vqvae", "level_2"):
+        first, second = (store.load_model(tmp_path / time / model) for time in ("first", "second"))
+        assert trees_equal(first, second)
 
 
 class _Attack:
     def __reduce__(self):
-        return Path.touch, (Path("attacked"),)
+        return os.mkdir, ("attacked",)
 
 
 def bad_files(files: dict[str, Path], folder: Path) -> dict[str, tuple[list[Path], str]]:
@@ -182,11 +180,12 @@ def bad_files(files: dict[str, Path], folder: Path) -> dict[str, tuple[list[Path
     import pickle
 
     good = files["vqvae"].read_bytes()
-    bad = {name: folder / f"{name}.pth.tar" for name in ("empty", "half", "page", "attack", "huge", "shape", "keys")}
+    bad = {name: folder / f"{name}.pth.tar" for name in KINDS[:9]}
     bad["empty"].write_bytes(b"")
     bad["half"].write_bytes(good[: len(good) // 2])
     bad["page"].write_bytes(b"<!DOCTYPE html><html>404 not found</html>")
-    attack = b"".join(pickle.dumps(x, 2) for x in (synthetic.MAGIC, synthetic.PROTOCOL, {}, {"model": _Attack()}))
+    parts = (synthetic.MAGIC, synthetic.PROTOCOL, {"little_endian": True}, {"model": _Attack()})
+    attack = b"".join(pickle.dumps(x, 2) for x in parts)
     bad["attack"].write_bytes(attack)
     shapes = shapes_of(CODEC)
     claimed = 2**40
@@ -195,12 +194,19 @@ def bad_files(files: dict[str, Path], folder: Path) -> dict[str, tuple[list[Path
     synthetic.write(bad["shape"], shapes | {"decoders.1.out.bias": (2,)}, tied={}, half=False)
     other = {"stranger" if key == "encoders.0.level_blocks.0.model.1.0.bias" else key: s for key, s in shapes.items()}
     synthetic.write(bad["keys"], other, tied={}, half=False)
+    upsampler = layout.prior_shapes(UPSAMPLER)
+    wide = {"prior.x_out.weight": (24, 17), "prior.x_emb.weight": (24, 17)}
+    synthetic.write(bad["prior shape"], upsampler | wide, hps=hparams.prior_hparams(UPSAMPLER, "v2", "blocks"))
+    synthetic.write(bad["half zip"], shapes, legacy=False)
+    bad["half zip"].write_bytes(bad["half zip"].read_bytes()[: len(good) // 2])
     return {
-        "empty": ([bad["empty"]], "empty"),
-        "half": ([bad["half"]], "half.pth.tar"),
-        "page": ([bad["page"]], "page.pth.tar"),
-        "attack": ([bad["attack"]], "attack.pth.tar"),
-        "huge": ([bad["huge"]], "huge.pth.tar"),
+        "empty": ([bad["empty"]], "is empty"),
+        "half": ([bad["half"]], "download it again"),
+        "half zip": ([bad["half zip"]], "download it again"),
+        "page": ([bad["page"]], "is a web page"),
+        "attack": ([bad["attack"]], "mkdir, which no Jukebox checkpoint needs and which was not run"),
+        "huge": ([bad["huge"]], "cut short or damaged"),
+        "prior shape": ([files["vqvae"], bad["prior shape"]], "prior.x_emb.weight has shape (24, 17), where (24, 16)"),
         "shape": ([bad["shape"]], "decoders.1.out.bias has shape (2,), where (1,) was expected"),
         "keys": ([bad["keys"]], "1 missing (encoders.0.level_blocks.0.model.1.0.bias) and 1 unexpected (stranger)"),
         "among good ones": ([files["vqvae"], files["upsampler_level_0"], bad["half"]], "half.pth.tar"),
@@ -209,7 +215,8 @@ def bad_files(files: dict[str, Path], folder: Path) -> dict[str, tuple[list[Path
     }
 
 
-KINDS = ("empty", "half", "page", "attack", "huge", "shape", "keys", "among good ones", "twice", "absent")
+KINDS = ("empty", "half", "half zip", "page", "attack", "huge", "shape", "prior shape", "keys")
+KINDS += ("among good ones", "twice", "absent")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,9 +224,9 @@ def test_bad_files_are_refused_in_a_line_and_nothing_is_written(kind, files, tmp
     monkeypatch.chdir(tmp_path)
     paths, words = bad_files(files, tmp_path)[kind]
     assert main(["import-openai", *map(str, paths), "--out", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert words in told[0]
+    (told,) = capsys.readouterr().err.splitlines()
+    assert str(paths[-1]) in told
+    assert words in told
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "attacked").exists()
 
@@ -230,8 +237,10 @@ def test_bad_files_are_refused_in_a_line_and_nothing_is_written(kind, files, tmp
         (["--config", "prior_6b"], "did you mean 'prior_5b'?"),
         (["--config", "prior_5b"], "is a VQ-VAE"),
         (["--config", "vqvae", "--config", "vqvae"], "2 configs for 1 files"),
-        (["--artists", "duplicate.txt"], "duplicate.txt"),
-        (["--artists", "missing.txt"], "missing.txt"),
+        (["--artists", "duplicate.txt"], 'duplicate.txt, line 3 gives "queen" the id 1 of "muse" (line 2)'),
+        (["--genres", "duplicate.txt"], "duplicate.txt, line 3"),
+        (["--artists", "missing.txt"], "missing.txt has ids up to 2, but none is 1"),
+        (["--genres", "missing.txt"], "missing.txt has ids up to 2, but none is 1"),
         (["--out", "file"], "is a file"),
     ],
 )
@@ -252,6 +261,19 @@ def test_a_table_of_another_model_is_refused(files, tmp_path):
     with pytest.raises(UserError, match="ids up to 8, but level 0 knows 6 of them"):
         import_openai([files["upsampler_level_0"]], tmp_path / "out", artists=artists)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_another_model_leaves_what_was_imported_as_it_was(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    import_openai([files["vqvae"]], out)
+    before = sorted(out.rglob("*"))
+    arguments = ["import-openai", str(files["upsampler_level_0"]), str(files["prior_5b_lyrics"]), "--out", str(out)]
+    assert main([*arguments, "--config", "upsampler_level_0", "--config", "upsampler_level_1"]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"{files['prior_5b_lyrics']} is the checkpoint of another model: keys " in told
+    assert "missing (conditioner_blocks.0.x_emb.weight" in told
+    assert " unexpected (" in told
+    assert sorted(out.rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -6,12 +6,12 @@ import dataclasses
 import functools
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import recorded
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.interop import layout, released
@@ -21,9 +21,6 @@ from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
 from jukebox_jax.models.lyrics import LyricConfig, LyricEncoderConfig
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
-
-RECORDED = Path(__file__).parents[3] / "shared" / "golden"
-recorded = pytest.mark.skipif(not RECORDED.is_dir(), reason="the recorded manifests are not here")
 
 
 def with_tables(config: PriorConfig) -> PriorConfig:
@@ -201,7 +198,7 @@ def test_layouts_that_the_released_priors_run_in():
 @functools.cache
 def manifest(name: str) -> dict[str, Any]:
     which = "released" if name in released.RELEASES else "small"
-    return json.loads((RECORDED / f"g_manifest_{which}.json").read_text())["models"][name]
+    return json.loads(recorded(f"g_manifest_{which}.json").read_text())["models"][name]
 
 
 def codec_of(name: str) -> VQVAEConfig:
@@ -212,7 +209,6 @@ def hps_of(name: str) -> dict[str, Any]:
     return manifest(name)["hparams"]
 
 
-@recorded
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_key_and_shape_in_its_order(name):
     expected = manifest(name)
@@ -229,7 +225,6 @@ def test_every_key_and_shape_in_its_order(name):
         assert list(CONFIGS[name].transformer.patterns) == expected["attn_funcs"]
 
 
-@recorded
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configs_are_those_of_the_recorded_hyperparameters(name):
     hps = hps_of(name)
@@ -239,7 +234,6 @@ def test_configs_are_those_of_the_recorded_hyperparameters(name):
         assert released.RELEASES[name].normalisation == ("v3" if hps["labels_v3"] else "v2")
 
 
-@recorded
 @pytest.mark.parametrize("name", CONFIGS)
 def test_written_hyperparameters_are_the_recorded_ones(name):
     """Those left out of ours have no effect."""
@@ -255,7 +249,6 @@ def test_written_hyperparameters_are_the_recorded_ones(name):
         assert value == (meant.get(key) if hps[key] is None else hps[key]), key
 
 
-@recorded
 def test_the_recorded_loss():
     loss = codec_loss_config(hps_of("vqvae"))
     assert (loss.loss, loss.lmix_l2, loss.lmix_linf, loss.commit, loss.multispectral) == ("lmix", 1.0, 0.02, 0.02, 1.0)

@@ -22,12 +22,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import recorded
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.interop import safe_pickle, torch_file
 from jukebox_jax.interop.torch_file import hyperparameters, read_torch, state_dict, write_torch
-
-RECORDED = Path(__file__).parents[3] / "shared" / "golden"
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 PROTOCOL = pickle.dumps(1001, 2)
@@ -614,13 +613,13 @@ def recorded_weights(file: str) -> tuple[str, set[str]]:
     return prefix, {"float32", "float16"} if file.startswith("prior_level_2") else {"float32"}
 
 
-@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded checkpoints here")
 def test_recorded_checkpoints():
-    described = json.loads((RECORDED / "checkpoints" / "checkpoints.json").read_text())["files"]
+    folder = recorded("checkpoints")
+    described = json.loads((folder / "checkpoints.json").read_text())["files"]
     assert described
-    with np.load(RECORDED / "h_pipeline.npz") as weights:
+    with np.load(recorded("h_pipeline.npz")) as weights:
         for file, facts in described.items():
-            contents = read_torch(RECORDED / "checkpoints" / file)
+            contents = read_torch(folder / file)
             prefix, dtypes = recorded_weights(file)
             model = state_dict(contents)
             assert {prefix + key for key in model} == {key for key in weights if key.startswith(prefix)}
@@ -634,9 +633,8 @@ def test_recorded_checkpoints():
             assert (contents["opt"] is not None) == facts["opt"]
 
 
-@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded checkpoints here")
 def test_recorded_optimizer_state():
-    contents = read_torch(RECORDED / "checkpoints" / "prior_level_0.pth.tar")
+    contents = read_torch(recorded("checkpoints") / "prior_level_0.pth.tar")
     moments = contents["opt"]["state"]
     assert list(moments) == list(range(len(moments)))
     parameters = list(state_dict(contents).values())

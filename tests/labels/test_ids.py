@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded import recorded
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import UNKNOWN, LabelTable, Match, NameTable, normalise, read_id_table
@@ -25,9 +25,6 @@ V3 = LabelTable(
     NameTable.from_pairs([("unknown", 0), ("blues rock", 1), ("hip hop", 2), ("hip hop\u200e", 3)]),
     "v3",
 )
-
-GOLDEN = Path(__file__).parents[2].parent / "shared/golden/d_labels.json"
-golden = pytest.mark.skipif(not GOLDEN.exists(), reason="needs the recorded numbers of the original")
 
 
 def test_names_are_normalised_sorted_and_start_with_unknown():
@@ -254,8 +251,8 @@ def test_what_is_no_table_of_ids(tmp_path, text, message):
     assert "\n" not in str(refusal.value)
 
 
-def recorded() -> dict:
-    return json.loads(GOLDEN.read_text(encoding="utf-8"))
+def recorded_labels() -> dict:
+    return json.loads(recorded("d_labels.json").read_text(encoding="utf-8"))
 
 
 def recorded_tables(numbers: dict) -> dict[bool, LabelTable]:
@@ -284,15 +281,13 @@ def recorded_tables(numbers: dict) -> dict[bool, LabelTable]:
     return tables
 
 
-@golden
 def test_the_original_normalises_so():
-    for case in recorded()["norm"]:
+    for case in recorded_labels()["norm"]:
         assert normalise(case["text"], "v2") == case["norm"], case
 
 
-@golden
 def test_the_original_finds_these_ids_and_names():
-    numbers = recorded()
+    numbers = recorded_labels()
     tables = recorded_tables(numbers)
     for case in numbers["artists"]:
         artists = tables[case["v3"]].artists
@@ -308,9 +303,8 @@ def test_the_original_finds_these_ids_and_names():
         assert table.genres.name_of(case["genre_id"]) == case["genre"]
 
 
-@golden
 def test_the_original_makes_these_label_vectors():
-    numbers = recorded()
+    numbers = recorded_labels()
     tables = recorded_tables(numbers)
     songs = [(case, case, case["y"]) for case in numbers["labels"]]
     for batch in numbers["batch"]:

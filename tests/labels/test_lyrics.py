@@ -4,21 +4,18 @@ import json
 import string
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded import recorded
 
 from jukebox_jax import config as config_lib
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.lyrics import LyricText, lyric_window
 
 V2, V3 = LyricText("v2", "unidecode"), LyricText("v3", "unidecode")
-
-GOLDEN = Path(__file__).parents[2].parent / "shared/golden/d_labels.json"
-golden = pytest.mark.skipif(not GOLDEN.exists(), reason="needs the recorded numbers of the original")
 
 
 def test_vocabularies():
@@ -175,8 +172,8 @@ def test_windows(data):
         assert middle <= length * (offset + duration / 2) / total < middle + 1
 
 
-def recorded() -> dict:
-    return json.loads(GOLDEN.read_text(encoding="utf-8"))
+def recorded_labels() -> dict:
+    return json.loads(recorded("d_labels.json").read_text(encoding="utf-8"))
 
 
 def text_of(case: dict) -> LyricText:
@@ -184,9 +181,8 @@ def text_of(case: dict) -> LyricText:
     return LyricText("v3" if case["v3"] else "v2", "unidecode")
 
 
-@golden
 def test_the_original_reads_text_so():
-    numbers = recorded()
+    numbers = recorded_labels()
     assert {"v2": V2.size, "v3": V3.size} == numbers["n_vocab"]
     for case in numbers["text"]:
         text = text_of(case)
@@ -195,9 +191,8 @@ def test_the_original_reads_text_so():
         assert text.text(case["tokens"]) == case["textise"], case
 
 
-@golden
 def test_the_original_cuts_these_windows():
-    for case in recorded()["windows"]:
+    for case in recorded_labels()["windows"]:
         place = [case[key] for key in ("n_tokens", "total_length", "offset", "duration")]
         tokens = np.array(case["full_tokens"], np.int32)
         if "error" in case:
@@ -209,9 +204,8 @@ def test_the_original_cuts_these_windows():
         assert window.indices.tolist() == case["indices"], case
 
 
-@golden
 def test_the_original_makes_these_labels():
-    for case in recorded()["labels"]:
+    for case in recorded_labels()["labels"]:
         text = text_of(case)
         tokens = text.tokens(case["lyrics"])
         assert tokens.tolist() == case["full_tokens"]
@@ -223,10 +217,9 @@ def test_the_original_makes_these_labels():
         assert text.text(window.tokens) == case["describe"]["lyrics"]
 
 
-@golden
 def test_the_original_moves_on_in_float32():
     windows = 0
-    for batch in (batch for batch in recorded()["batch"] if batch["n_tokens"]):
+    for batch in (batch for batch in recorded_labels()["batch"] if batch["n_tokens"]):
         lyrics_start = 4 + batch["max_genre_words"]
         for i, song in enumerate(batch["metas"]):
             tokens = text_of(batch).tokens(song["lyrics"])

@@ -79,3 +79,15 @@ def test_gradients_pass_straight_through_in_training_and_not_at_all_outside():
 def test_exact_ties_take_the_first_code():
     codes = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     assert int(nearest(jnp.asarray([[[1.0, 0.0]]]), codes)[0][0, 0]) == 0
+
+
+def test_given_choices_replace_the_nearest_code():
+    """Between copies rounding decides, so that recorded choices have to be repeatable."""
+    codes = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    latents = jnp.array([[[1.0, 0.1], [1.0, -0.1], [0.0, 1.0]]])
+    codebook, rows = Codebook.restored(codes, 1.0), RandomRows(codes, codes, jnp.array([[1, 0, 2]]))
+    quantised, learnt = quantise_and_learn(codebook, latents, rows, 0.5, 0.0)
+    np.testing.assert_array_equal(quantised.codes, rows.index)
+    np.testing.assert_allclose(learnt.sums, [[1.0, -0.05], [1.0, 0.05], [0.0, 1.0]], atol=1e-6)
+    _, learnt = quantise_and_learn(codebook, latents, rows.replace(index=None), 0.5, 0.0)
+    np.testing.assert_allclose(learnt.counts, [1.5, 0.5, 1.0])

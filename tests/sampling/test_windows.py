@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded import recorded
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.sampling.windows import Window, batch_sizes, chunk_sizes, hop_tokens, plan, window_starts
-
-RECORDED = Path(__file__).parents[3] / "shared" / "golden" / "f_sampling_plan.json"
 
 
 @pytest.mark.parametrize(
@@ -77,16 +75,15 @@ def test_examples_of_plans():
     assert batch_sizes(5, 2) == [2, 2, 1]
 
 
-@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded plans here")
 def test_plans_are_the_original_ones():
-    recorded = json.loads(RECORDED.read_text())
-    for case in recorded["starts"]:
+    numbers = json.loads(recorded("f_sampling_plan.json").read_text())
+    for case in numbers["starts"]:
         assert window_starts(case["total_length"], case["n_ctx"], case["hop_length"]) == case["starts"]
-    for case in recorded["split_batch"]:
+    for case in numbers["split_batch"]:
         assert batch_sizes(case["n"], case["split"]) == case["sizes"]
-    for case in recorded["split_chunks"]:
+    for case in numbers["split_chunks"]:
         assert chunk_sizes(case["length"], case["chunk"]) == case["sizes"]
-    for case in recorded["plans"]:
+    for case in numbers["plans"]:
         windows = plan(case["total"], case["n_ctx"], case["hop"], case["have"], overrun=True)
         calls = [(w, size) for w in windows for size in batch_sizes(case["n_samples"], case["max_batch_size"])]
         ratio = case["cond_downsample"]

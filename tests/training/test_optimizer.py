@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
+from recorded import recorded
 
 from jukebox_jax.config import from_dict, to_dict
 from jukebox_jax.errors import UserError
@@ -32,13 +32,11 @@ from jukebox_jax.training.task import Task
 from jukebox_jax.training.telemetry import read_metrics
 from tests.training import toy
 
-GOLDEN = Path(__file__).parents[3] / "shared/golden/i_train_utils.json"
-recorded = pytest.mark.skipif(not GOLDEN.exists(), reason="the recorded numbers are not here")
-
 
 @pytest.fixture(scope="module")
 def golden():
-    return json.loads(GOLDEN.read_text())["extra"], np.load(GOLDEN.with_suffix(".npz"))
+    path = recorded("i_train_utils.json")
+    return json.loads(path.read_text())["extra"], np.load(path.with_suffix(".npz"))
 
 
 def rates(config, total, steps=None):
@@ -128,7 +126,6 @@ def test_three_original_updates_equal_the_recorded_ones():
     assert int(state.count) == 3
 
 
-@recorded
 @pytest.mark.parametrize("case", ["adam0", "adam1"])
 def test_clipped_updates_and_both_averages_equal_the_original(golden, case):
     extra, arrays = golden
@@ -228,7 +225,6 @@ def original_schedule(hps, base_rate):
     )
 
 
-@recorded
 def test_learning_rates_equal_the_original(golden):
     assert len(golden[0]["lr"]) >= 5
     for case in golden[0]["lr"]:
@@ -312,7 +308,6 @@ def scales(overflows, factor, window=1):
     return [*seen, float(state.scale)]
 
 
-@recorded
 def test_loss_scales_equal_the_original(golden):
     dynamic = [case for case in golden[0]["loss_scaler"] if case["args"]["loss_scale"] is None]
     assert len(dynamic) >= 2
