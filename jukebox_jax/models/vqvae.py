@@ -92,9 +92,7 @@ class Encoder(nn.Module):
             for stage in range(c.downs[block]):
                 name = f"block_{block}_stage_{stage}"
                 valid = None if valid is None else valid // stride
-                h = zero_beyond(
-                    Conv(width, 2 * stride, stride=stride, padding=stride // 2, name=f"{name}_down")(h), valid
-                )
+                h = Conv(width, 2 * stride, stride=stride, padding=stride // 2, name=f"{name}_down")(h)
                 h = ResidualStack(spread, c.hidden_multiplier, name=f"{name}_residual")(h, valid)
             h = zero_beyond(Conv(c.emb_width, 3, padding=1, name=f"block_{block}_out")(h), valid)
         return h

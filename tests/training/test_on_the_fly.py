@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,8 @@ def test_rows_lie_over_all_devices_and_give_the_same_codes(world, tmp_path):
         f"train_run(config, {str(world / 'audio')!r}, {str(tmp_path / 'run')!r}, {str(world / 'codec')!r})\n"
     )
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr
     for path in (world / "tokens").iterdir():
         assert path.read_bytes() == (tmp_path / "tokens" / path.name).read_bytes()
