@@ -104,7 +104,7 @@ def prepare(
 def _decode(tasks: Sequence[DecodeTask], run: Runner, tell: Progress) -> list[Finding]:
     """The findings of all pieces, from the work folder where they are there already."""
     findings = {task.key: finding for task in tasks if (finding := read_finding(task)) is not None}
-    seconds = sum(finding.samples / tasks[0].settings.sample_rate for finding in findings.values())
+    seconds = sum((finding.samples / tasks[0].settings.sample_rate for finding in findings.values()), 0.0)
     done = sum(task.key in findings for task in tasks)
     tell("decode", done, len(tasks), seconds)
     for task in run(decode_piece, [task for task in tasks if task.key not in findings]):

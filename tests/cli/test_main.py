@@ -88,7 +88,7 @@ def test_a_file_in_place_of_the_folder_of_songs_is_refused(tmp_path, capsys):
 def music(tmp_path) -> Path:
     """Two short files, one mono and one stereo, at 8 kHz."""
     for index in (1, 2):
-        noise = np.random.default_rng(index).uniform(-0.5, 0.5, (4000, index)).astype(np.float32)
+        noise = np.random.default_rng(index).uniform(-0.5, 0.5, (12_000, index)).astype(np.float32)
         write_audio(tmp_path / "music" / f"{index}.wav", noise, 8000)
     return tmp_path / "music"
 

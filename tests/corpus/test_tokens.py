@@ -16,7 +16,7 @@ HOPS = {"level_0": 8, "level_1": 32, "level_2": 128}
 def audio(tmp_path_factory):
     source = tmp_path_factory.mktemp("music")
     rng = np.random.default_rng(0)
-    for i, samples in enumerate((65_536, 70_003, 30_000)):
+    for i, samples in enumerate((65_536, 70_003, 50_000)):
         soundfile.write(source / f"{i}.wav", rng.integers(-(2**15), 2**15, samples, dtype=np.int16), 44_100)
     return prepare(source, source.parent / "audio")
 
