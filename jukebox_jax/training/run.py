@@ -190,12 +190,7 @@ def _train_prior(
 
 def _bandwidth(dataset: Dataset, window_samples: int) -> dict[str, float]:
     """The constants that `prepare` stored, or else those computed now, which gives the same numbers."""
-    stored = stored_bandwidth(dataset, window_samples)
-    if stored is not None:
-        return stored
-    if jax.process_index() == 0:
-        print(f"{dataset.folder}: measuring loudness for windows of {window_samples} samples.", file=sys.stderr)
-    return bandwidth(dataset, window_samples)
+    return stored_bandwidth(dataset, window_samples) or bandwidth(dataset, window_samples)
 
 
 def _tokens_of(

@@ -165,7 +165,7 @@ def test_prepare_takes_rate_and_channels(music, tmp_path, capsys):
     assert main(["prepare", str(music), "--out", str(tmp_path / "small"), *options]) == 0
     small = open_dataset(tmp_path / "small")
     assert (small.sample_rate, small.channels) == (16_000, 1)
-    assert [song.samples for song in small.splits["train"]] == [8000]
+    assert [song.samples for song in small.splits["train"]] == [24_000]
     assert f"dataset: {tmp_path / 'small'}\n" in capsys.readouterr().out
 
 

@@ -51,19 +51,17 @@ def test_without_held_out_windows_training_says_so_and_goes_on(tmp_path, capsys,
         run.train_run(config, data.folder, tmp_path / name, progress=False)
         line, *others = capsys.readouterr().err.splitlines()
         assert f"{data.folder}: nothing is held out" in line
-        assert len(others) == (config is CODEC)
+        assert others == []
         rows = read_metrics(tmp_path / name)
         assert [row["step"] for row in rows] == [1, 2]
         assert not any(key.startswith("eval_") for row in rows for key in row)
 
 
-def test_stored_constants_are_used_and_others_computed(tmp_path, capsys):
+def test_stored_constants_are_used_and_others_computed(tmp_path):
     audio = write_audio_dataset(tmp_path / "audio", train=(50_000,), channels=1)
     run.train_run(CODEC, audio.folder, tmp_path / "computed", progress=False)
-    assert "measuring loudness for windows of 4096 samples" in capsys.readouterr().err
     save_bandwidth(audio.folder, bandwidth_table(audio, (4096,)))
     run.train_run(CODEC, audio.folder, tmp_path / "stored", progress=False)
-    assert "measuring" not in capsys.readouterr().err
     computed, stored = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("computed", "stored"))
     assert computed["bandwidth"] == stored["bandwidth"]
     save_bandwidth(audio.folder, {4096: {"l1": 1.0, "l2": 2.0, "spec": 3.0}})
