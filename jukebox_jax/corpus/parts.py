@@ -1,7 +1,8 @@
 """The unit of work of `prepare`: one piece, decoded once into a file of samples and a note of what was found.
 
     WORK/KEY.pcm    int16 samples (t, channels), little-endian; empty for a piece that cannot be used
-    WORK/KEY.json   the Finding; it appears last, so that a piece with one is done
+    WORK/KEY.print  its fingerprint: 32-bit words, little-endian
+    WORK/KEY.json   the rest of the Finding; it appears last, so that a piece with one is done
 
 The key covers the file's name, size and time of change and all settings that decoding depends on: whatever is changed
 is decoded again, and whatever was killed goes on. A work folder may be anywhere that every worker reaches.
@@ -13,15 +14,15 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from etils import epath
 
 from jukebox_jax.corpus.piece import Finding, Piece
 from jukebox_jax.corpus.song import SongSettings, decode_song
-from jukebox_jax.remote import as_path, file_size, whole_file
+from jukebox_jax.remote import as_path, file_size, read_bytes, whole_file
 
 #: Changes whenever the same file would be stored as other samples.
 _VERSION = 1
@@ -44,6 +45,10 @@ class DecodeTask:
     @property
     def samples_path(self) -> epath.Path:
         return as_path(self.work) / f"{self.key}.pcm"
+
+    @property
+    def fingerprint_path(self) -> epath.Path:
+        return as_path(self.work) / f"{self.key}.print"
 
     @property
     def finding_path(self) -> epath.Path:
@@ -76,19 +81,17 @@ def decode_piece(task: DecodeTask) -> None:
             raise refusals[0]
         if not finding.usable:
             file.truncate(0)
-    with whole_file(task.finding_path) as note:
-        _write(note, finding)
+    _write_finding(task, finding)
 
 
 def crashed(task: DecodeTask) -> None:
     """Notes that decoding the piece takes a process down."""
     finding = Finding("decoding it crashes the decoder or runs out of memory: convert it to FLAC, or remove it.")
-    with whole_file(task.finding_path) as note:
-        _write(note, finding)
+    _write_finding(task, finding)
 
 
 def read_finding(task: DecodeTask) -> Finding | None:
-    """What decoding the piece found; None if it is not decoded yet, or if its samples are not whole."""
+    """What decoding the piece found, without its fingerprint; None if it is not decoded yet, or not whole."""
     if not task.finding_path.exists():
         return None
     try:
@@ -103,5 +106,21 @@ def read_finding(task: DecodeTask) -> Finding | None:
     return None
 
 
-def _write(path: Path, finding: Finding) -> None:
-    path.write_text(json.dumps(dataclasses.asdict(finding)), encoding="utf-8")
+class Fingerprints(Sequence[tuple[int, ...]]):
+    """The fingerprints of decoded pieces, read as they are asked for: those of a collection would fill the memory."""
+
+    def __init__(self, tasks: Sequence[DecodeTask]):
+        self._tasks = tasks
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, index: int) -> tuple[int, ...]:
+        return tuple(np.frombuffer(read_bytes(self._tasks[index].fingerprint_path), "<u4").tolist())
+
+
+def _write_finding(task: DecodeTask, finding: Finding) -> None:
+    with whole_file(task.fingerprint_path) as words:
+        words.write_bytes(np.asarray(finding.fingerprint, "<u4").tobytes())
+    with whole_file(task.finding_path) as note:
+        note.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(finding, fingerprint=()))), encoding="utf-8")

@@ -92,15 +92,24 @@ def make_plan(
     findings: Sequence[Finding],
     settings: PlanSettings = PlanSettings(),
     labels: LabelTable | None = None,
+    fingerprints: Sequence[tuple[int, ...]] | None = None,
 ) -> Plan:
     """Decides over decoded pieces; pieces without an "ok" are left out.
 
     Args:
       findings: one for each piece, in the same order.
       labels: a table whose ids stay as they are; new names are added behind.
+      fingerprints: of the pieces, if the findings do not hold them; each is read a few times and not kept.
     """
+    if fingerprints is None:
+        fingerprints = [finding.fingerprint for finding in findings]
     usable = [Kept(piece, finding) for piece, finding in zip(pieces, findings, strict=True) if finding.usable]
-    usable, duplicates = drop_duplicates(usable, near=settings.near_duplicates)
+    place = {piece.file_name: index for index, piece in enumerate(pieces)}
+    usable, duplicates = _drop_exact_duplicates(usable)
+    if settings.near_duplicates:
+        words = _Selected(fingerprints, [place[entry.piece.file_name] for entry in usable])
+        usable, more = _drop_near_duplicates(usable, words)
+        duplicates = sorted(duplicates + more, key=lambda duplicate: duplicate.file_name)
     split = assign_splits([kept.piece for kept in usable], settings.split_by, settings.validation_share)
     named, artists = _fold_rare(split, "artist", settings.min_label_songs)
     named, genres = _fold_rare(named, "genre", settings.min_label_songs)
@@ -112,32 +121,46 @@ def make_plan(
 # ---- Duplicates -------------------------------------------------------------------------------------------------
 
 
-def drop_duplicates(usable: Sequence[Kept], *, near: bool = True) -> tuple[list[Kept], list[Duplicate]]:
-    """Keeps one piece of every group of equal recordings: a held-out one, then the best described, then by name."""
+def _drop_exact_duplicates(usable: Sequence[Kept]) -> tuple[list[Kept], list[Duplicate]]:
     by_hash = defaultdict(list)
     for entry in usable:
         by_hash[entry.finding.sha256].append(entry)
-    kept, duplicates = _first_of_each(by_hash.values(), "exact")
-    if near:
-        kept.sort(key=lambda entry: entry.piece.file_name)
-        groups = find_near_duplicates([entry.finding.fingerprint for entry in kept])
-        alike = {index for group in groups for index in group}
-        single = [[entry] for index, entry in enumerate(kept) if index not in alike]
-        kept, more = _first_of_each([[kept[index] for index in group] for group in groups] + single, "near")
-        duplicates += more
-    kept.sort(key=lambda entry: entry.piece.file_name)
-    return kept, sorted(duplicates, key=lambda duplicate: duplicate.file_name)
+    return _first_of_each(by_hash.values(), "exact")
+
+
+def _drop_near_duplicates(
+    usable: Sequence[Kept], fingerprints: Sequence[tuple[int, ...]]
+) -> tuple[list[Kept], list[Duplicate]]:
+    groups = find_near_duplicates(fingerprints)
+    alike = {index for group in groups for index in group}
+    single = [(entry,) for index, entry in enumerate(usable) if index not in alike]
+    return _first_of_each([[usable[index] for index in group] for group in groups] + single, "near")
+
+
+class _Selected(Sequence[tuple[int, ...]]):
+    """Some of a sequence, read as they are asked for."""
+
+    def __init__(self, everything: Sequence[tuple[int, ...]], indices: Sequence[int]):
+        self._everything, self._indices = everything, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[int, ...]:
+        return self._everything[self._indices[index]]
 
 
 def _first_of_each(
     groups: Iterable[Sequence[Kept]], kind: Literal["exact", "near"]
 ) -> tuple[list[Kept], list[Duplicate]]:
+    """Keeps one piece of every group: a held-out one, then the best described, then by name."""
     kept, duplicates = [], []
     for group in groups:
         first, *rest = sorted(group, key=_preference)
         kept.append(first)
         duplicates += [Duplicate(entry.piece.file_name, first.piece.file_name, kind) for entry in rest]
-    return kept, duplicates
+    kept.sort(key=lambda entry: entry.piece.file_name)
+    return kept, sorted(duplicates, key=lambda duplicate: duplicate.file_name)
 
 
 def _preference(entry: Kept) -> tuple[int, int, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from etils import epath
 
-from jukebox_jax.corpus.parts import DecodeTask, crashed, decode_piece, read_finding
+from jukebox_jax.corpus.parts import DecodeTask, Fingerprints, crashed, decode_piece, read_finding
 from jukebox_jax.corpus.piece import Catalogue, Finding
 from jukebox_jax.corpus.plan import Kept, Plan, PlanSettings, make_plan, title_of
 from jukebox_jax.corpus.records import ShardTask, StoredSong, finish_dataset, plan_shards, write_shard
@@ -86,7 +86,7 @@ def prepare(
         )
         tasks = [DecodeTask(piece, settings.song, os.fspath(folder / "parts")) for piece in catalogue.pieces]
         findings = _decode(tasks, decode_runner or local_runner(crashed=crashed), tell)
-        plan = make_plan(catalogue.pieces, findings, settings.plan, labels)
+        plan = make_plan(catalogue.pieces, findings, settings.plan, labels, Fingerprints(tasks))
         _check_plan(plan, catalogue, findings, sources)
         dataset, shards = _plan_dataset(folder, out, plan, tasks, settings.song)
         _store(folder, shards, dataset.sample_rate, store_runner or local_runner(1), tell)
