@@ -21,7 +21,7 @@ IF_INTERRUPTED = "The same command goes on from the last checkpoint."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE.py[:VARIANT]", required=True, help="what to train")
     parser.add_argument(
-        "--data", metavar="DATASET", type=Path, required=True, help="audio dataset for the codec, tokens for a prior"
+        "--data", metavar="DATASET", required=True, help="audio dataset for the codec, tokens for a prior; may be a URL"
     )
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder for checkpoints and metrics")
     parser.add_argument("--codec", metavar="CODEC", type=Path, help="for a prior: the codec that made its tokens")
