@@ -33,6 +33,7 @@ setup(
         "array_record>=0.8; sys_platform != 'win32'",
         "etils[epath]",
         "flax>=0.12",
+        "fsspec>=2024.6",
         "jax>=0.10,<0.12",
         "jaxtyping>=0.3",
         "matplotlib>=3.9",
@@ -54,7 +55,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "beam": ["apache-beam>=2.70"],
-        "gcs": ["gcsfs"],
+        "gcs": ["gcsfs>=2024.6"],
         # GPL. How the released models spell lyrics; later versions spell some characters otherwise.
         "openai": ["Unidecode>=1.1.1,<=1.3.4"],
         # GPL. Reads the tags inside music files; without it they are passed over, and prepare says so.

@@ -9,6 +9,7 @@ import pytest
 from buckets import FaultyFileSystem
 
 from jukebox_jax import remote
+from jukebox_jax.cli.main import main
 from jukebox_jax.errors import UserError
 
 
@@ -182,3 +183,15 @@ def test_schemes_that_nobody_knows(local):
         remote.read_bytes("nope://x")
     with pytest.raises(UserError, match="nope://x/y cannot be reached"):
         remote.upload(local, "nope://x/y")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --config configs/vqvae.py --data faulty://bucket/a --out {}",
+        "encode faulty://bucket/a --checkpoint codec --out {}",
+    ],
+)
+def test_the_command_line_takes_urls(bucket, tmp_path, capsys, command):
+    assert main(command.format(tmp_path / "out").split()) == 2
+    assert "faulty://bucket/a is not a prepared dataset" in capsys.readouterr().err

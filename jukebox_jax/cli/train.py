@@ -24,9 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="DATASET",
-        type=Path,
         required=True,
-        help="audio dataset for the codec, tokens or audio for a prior",
+        help="audio dataset for the codec, tokens or audio for a prior; may be a URL",
     )
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder for checkpoints and metrics")
     parser.add_argument(

@@ -175,8 +175,8 @@ class Stream:
           UserError: a damaged record, or a bucket that does not answer.
         """
         tf = tensorflow()
-        # TensorFlow says what to read, and Python's threads read it: an iterator of tf.data that runs Python code waits
-        # for it when it is dropped, while it keeps Python from running.
+        # TensorFlow says what to read, and Python's threads read it: an iterator of tf.data that runs Python code must
+        # wait for it when it is dropped, and was seen to do so with Python's lock in its hand, for ever.
         examples = tf.constant(self._examples(0))
         options = tf.data.Options()
         options.autotune.enabled = False
@@ -198,8 +198,10 @@ class Stream:
                     for job in running:
                         job.result()
                     yield arrays
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        finally:  # the threads end with the pool, once they have nothing to do
+            for _, running in ahead:
+                for job in running:
+                    job.cancel()
 
     @property
     def keys(self) -> tuple[str, ...]:

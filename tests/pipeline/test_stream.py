@@ -4,16 +4,25 @@ import dataclasses
 import itertools
 import re
 import shutil
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
+from buckets import FaultyFileSystem
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import LabelTable, NameTable
 from jukebox_jax.labels.lyrics import LyricText, lyric_window
 from jukebox_jax.labels.timing import timing_bins
+from jukebox_jax.pipeline import stream as module
 from jukebox_jax.pipeline.dataset import RecordReader, open_dataset
-from jukebox_jax.pipeline.stream import LabelSpec, LyricSpec, Stream, TimingSpec
+from jukebox_jax.pipeline.stream import READ_AHEAD_BATCHES, LabelSpec, LyricSpec, Stream, TimingSpec
+from jukebox_jax.remote import upload
+
+from .conftest import write_audio_dataset
 
 WINDOW = 8192
 LYRICS = LyricSpec(LyricText("v3", "anyascii"), 64)
@@ -102,31 +111,124 @@ def test_resuming_equals_never_having_stopped(labelled):
             assert_equal(a, b)
 
 
-def test_hosts_concatenate_to_one(token_dataset, label_spec, labelled):
-    hosts = [
-        Stream(
-            token_dataset,
-            "train",
-            WINDOW,
-            batch_size=4,
-            fields=("level_0", "level_1"),
-            labels=label_spec,
-            process_index=i,
-            process_count=4,
-        )
-        for i in range(4)
-    ]
-    for position in (0, 36, 38):  # the last two run over the end of the epoch
-        parts = [host.batch(11, position) for host in hosts]
-        assert_equal(
-            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, labelled.batch(11, position)
-        )
+@pytest.mark.parametrize("count", [2, 4])
+def test_hosts_concatenate_to_one(audio_dataset, token_dataset, label_spec, labelled, count):
+    tokens = {"dataset": token_dataset, "fields": ("level_0", "level_1"), "labels": label_spec}
+    for options in (tokens, {"dataset": audio_dataset, "blend": True}):
+        options = {"split": "train", "window_samples": WINDOW, "batch_size": 4} | options
+        one = Stream(**options)
+        hosts = [Stream(**options, process_index=i, process_count=count) for i in range(count)]
+        assert sum(len(host.batch(0, 0)[one.keys[0]]) for host in hosts) == 4
+        for position in (0, 36, 38):  # the last two run over the end of the epoch
+            parts = [host.batch(11, position) for host in hosts]
+            together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            assert_equal(together, one.batch(11, position))
+        for parts, position in zip(zip(*(h.batches(5) for h in hosts), strict=True), (0, 4, 8), strict=False):
+            together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            assert_equal(together, one.batch(5, position))
 
 
 def test_the_batch_size_changes_no_example(audio_dataset):
     small, large = (Stream(audio_dataset, "train", WINDOW, batch_size=b) for b in (2, 6))
     together = np.concatenate([small.batch(0, p)["audio"] for p in (10, 12, 14)])
     np.testing.assert_array_equal(together, large.batch(0, 10)["audio"])
+
+
+def test_a_run_that_changes_its_batch_size_neither_repeats_nor_skips(audio_dataset):
+    places, position = [], 0
+    for batch_size, batches in ((6, 3), (4, 2), (2, 3), (5, 2)):  # 42 examples: an epoch
+        stream = Stream(audio_dataset, "train", WINDOW, batch_size=batch_size, shift=False)
+        for _ in range(batches):
+            places += zip(*stream.windows(7, position), strict=True)
+            position += batch_size
+    assert position == stream.n_windows
+    assert len(set(places)) == stream.n_windows
+    whole = Stream(audio_dataset, "train", WINDOW, batch_size=42, shift=False)
+    assert places == list(zip(*whole.windows(7, 0), strict=True))
+
+
+def test_resuming_anywhere_costs_the_same_and_little_is_read_ahead(audio_dataset):
+    FaultyFileSystem.reset()
+    for path in audio_dataset.folder.iterdir():
+        upload(path, f"faulty://bucket/{path.name}")
+    stream = Stream(open_dataset("faulty://bucket"), "train", WINDOW, batch_size=4, blend=True)
+    windows = FaultyFileSystem.calls  # a window lies in one shard here, so it is one request
+    for position in (0, 10**9, 10**15):
+        windows.clear()
+        stream.batch(3, position)
+        assert windows == {"cat_file": 4}
+        windows.clear()
+        batches = stream.batches(3, position)
+        for taken in (1, 2, 3):
+            next(batches)
+            time.sleep(0.1)  # time enough to run away
+            assert windows["cat_file"] == 4 * (taken + READ_AHEAD_BATCHES)
+    FaultyFileSystem.reset()
+
+
+def test_an_iterator_that_is_dropped_reads_no_more(audio_dataset, monkeypatch):
+    monkeypatch.setattr(module, "REMOTE_READERS", 1)
+    FaultyFileSystem.reset()
+    for path in audio_dataset.folder.iterdir():
+        upload(path, f"faulty://bucket/{path.name}")
+    stream = Stream(open_dataset("faulty://bucket"), "train", WINDOW, batch_size=4)
+    FaultyFileSystem.calls.clear()
+    FaultyFileSystem.faults["cat_file"] = [0.0] * 4 + [0.2] * 8
+    threads = threading.active_count()
+    batches = stream.batches(0)
+    next(batches)
+    started = time.monotonic()
+    del batches
+    assert time.monotonic() - started < 0.15
+    time.sleep(0.5)
+    assert FaultyFileSystem.calls["cat_file"] <= 6  # a batch, and what was being read
+    assert threading.active_count() == threads
+    FaultyFileSystem.reset()
+
+
+MEMORY = """
+import itertools, sys
+from jukebox_jax.pipeline.dataset import open_dataset
+from jukebox_jax.pipeline.stream import Stream
+
+def megabytes():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
+    return int(line.split()[1]) / 1024
+
+stream = Stream(open_dataset(sys.argv[1]), "train", 65_536, batch_size=8, blend=True)
+batches = stream.batches(0)
+for count in (40, 260):
+    for _ in itertools.islice(batches, count):
+        pass
+    print(megabytes())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_grows_neither_with_time_nor_with_the_collection(tmp_path):
+    after = {}
+    for songs in (1, 40):  # of 20 s in stereo: 3.5 MB and 141 MB; 300 batches read 630 MB
+        dataset = write_audio_dataset(tmp_path / str(songs), train=(20 * 44_100,) * songs, validation=())
+        command = [sys.executable, "-c", MEMORY, str(dataset.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        after[songs] = [float(line) for line in done.stdout.split()]
+        shutil.rmtree(tmp_path / str(songs))
+    (small_early, small_late), (large_early, large_late) = after[1], after[40]
+    assert small_late < small_early + 20
+    assert large_late < large_early + 20
+    assert large_late < small_late + 30
+
+
+def test_timing_of_audio_that_is_encoded_on_the_way(audio_dataset, token_dataset):
+    labels = LabelSpec(token_dataset.labels, timing=TimingSpec(16, 0.5, 60.0))
+    options = {"split": "train", "window_samples": WINDOW, "batch_size": 4, "labels": labels}
+    audio = Stream(audio_dataset, **options, token_hop=128, shift=False)
+    tokens = Stream(token_dataset, **options, fields=("level_2",), shift=False)
+    heard, read = audio.batch(0, 0), tokens.batch(0, 0)
+    assert heard["absolute_bins"].shape == (4, WINDOW // 128)
+    assert read["absolute_bins"].shape == heard["absolute_bins"].shape
+    with pytest.raises(UserError, match="8192 samples is not a multiple of 100"):
+        Stream(audio_dataset, **options, token_hop=100)
 
 
 def test_evaluation_reads_in_order(audio_dataset):
