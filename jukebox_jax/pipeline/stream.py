@@ -85,7 +85,6 @@ class Stream:
       shuffle: permute the windows of each epoch; else they come in order.
       shift: move each window by a random part of its length, in whole hops, within its song.
       blend: mix stereo by a random weight per example instead of one half (the paper's augmentation).
-        A prior that is trained on audio, encoded on the way, needs it.
 
     Raises:
       UserError: a field the dataset lacks, a window no hop divides, no song long enough, a song outside the timing
@@ -333,6 +332,12 @@ class Stream:
             self._lyrics = {int(i): text.tokens(songs[i].lyrics).astype(np.uint8) for i in self._songs}
         if labels.timing is None:
             return
+        hop = labels.timing.hop_samples
+        if hop is not None and self.window_samples % hop:
+            raise UserError(
+                f"A window of {self.window_samples} samples is not a multiple of {hop}, the samples of a token: "
+                "choose a multiple."
+            )
         usable = [songs[index] for index in self._songs]
         # The extremes stand for all, and the value that the message proposes then holds for all.
         for song in (max(usable, key=lambda song: song.samples), min(usable, key=lambda song: song.samples)):

@@ -220,15 +220,17 @@ def test_memory_grows_neither_with_time_nor_with_the_collection(tmp_path):
 
 
 def test_timing_of_audio_that_is_encoded_on_the_way(audio_dataset, token_dataset):
-    labels = LabelSpec(token_dataset.labels, timing=TimingSpec(16, 0.5, 60.0))
-    options = {"split": "train", "window_samples": WINDOW, "batch_size": 4, "labels": labels}
-    audio = Stream(audio_dataset, **options, token_hop=128, shift=False)
-    tokens = Stream(token_dataset, **options, fields=("level_2",), shift=False)
+    def labels(hop: int) -> LabelSpec:
+        return LabelSpec(token_dataset.labels, timing=TimingSpec(16, 0.5, 60.0, hop))
+
+    options = {"split": "train", "window_samples": WINDOW, "batch_size": 4}
+    audio = Stream(audio_dataset, **options, labels=labels(128), shift=False)
+    tokens = Stream(token_dataset, **options, labels=labels(128), fields=("level_2",), shift=False)
     heard, read = audio.batch(0, 0), tokens.batch(0, 0)
     assert heard["absolute_bins"].shape == (4, WINDOW // 128)
     assert read["absolute_bins"].shape == heard["absolute_bins"].shape
     with pytest.raises(UserError, match="8192 samples is not a multiple of 100"):
-        Stream(audio_dataset, **options, token_hop=100)
+        Stream(audio_dataset, **options, labels=labels(100))
 
 
 def test_evaluation_reads_in_order(audio_dataset):
