@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int16, Int64
+from jaxtyping import Float, Int64, Num
 
 from jukebox_jax.audio.files import to_float32
 from jukebox_jax.errors import UserError
@@ -363,8 +363,11 @@ def _of_song(song: Song, error: UserError) -> UserError:
     return UserError(f'"{song.title}" ({song.file_name}): {error}')
 
 
-def mono(audio: Int16[np.ndarray, "t channels"], left: np.float32 | float, out: Float[np.ndarray, "t 1"]) -> None:
-    """Writes audio of one or two channels to `out` as float32 in [-1, 1]: left · L + (1 - left) · R."""
+def mono(audio: Num[np.ndarray, "t channels"], left: np.float32 | float, out: Float[np.ndarray, "t 1"]) -> None:
+    """Writes audio of one or two channels, in the range of int16, to `out` as float32 in [-1, 1].
+
+    Two channels become left · L + (1 - left) · R.
+    """
     # A power of two, so that scaling the weights is scaling the samples.
     left, scale = np.float32(left), np.float32(2**-15)
     if audio.shape[1] == 1:

@@ -50,7 +50,7 @@ def changed(hps: dict) -> st.SearchStrategy[dict]:
         "use_tokens",
         "prime_depth",
     )
-    return st.dictionaries(st.sampled_from([*hps, *more]), ANYTHING, max_size=3).map(lambda some: plain(hps | some))
+    return st.dictionaries(st.sampled_from([*hps, *more]), ANYTHING, max_size=3).map(lambda some: hps | some)
 
 
 def model_or_sentence(make) -> VQVAEConfig | PriorConfig | None:
@@ -66,16 +66,16 @@ def model_or_sentence(make) -> VQVAEConfig | PriorConfig | None:
 @given(changed(CODEC))
 @settings(deadline=None)
 def test_any_hyperparameters_of_a_codec(hps):
-    config = model_or_sentence(lambda: codec_config(hps))
+    config = model_or_sentence(lambda: codec_config(plain(hps)))
     if config is not None:
         assert len(layout.codec_layout(config)) < 2**18
-    model_or_sentence(lambda: codec_loss_config(hps))
+    model_or_sentence(lambda: codec_loss_config(plain(hps)))
 
 
 @given(st.one_of(*map(changed, PRIORS)))
 @settings(deadline=None)
 def test_any_hyperparameters_of_a_prior(hps):
-    config = model_or_sentence(lambda: prior_config(hps, recipe.CODEC))
+    config = model_or_sentence(lambda: prior_config(plain(hps), recipe.CODEC))
     if config is not None:
         assert len(layout.prior_layout(config)) < 2**18
 
