@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,12 +20,14 @@ from jaxtyping import Array, Float, Int, UInt16
 from jukebox_jax.audio.files import to_float32
 from jukebox_jax.checkpoint.models import load_codec
 from jukebox_jax.corpus.chunks import Chunk, Chunking
+from jukebox_jax.corpus.records import upload_dataset
 from jukebox_jax.corpus.tokens import SongId, check_encodable, finished_dataset, open_work, song_ids, token_header
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, encode
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.pipeline.dataset import Dataset, RecordReader, open_dataset
+from jukebox_jax.remote import as_path, exists, is_remote
 
 #: Audio (b, t, 1) and, where rows end early, their lengths (b,) → codes (b, t / hop) of each level, on the devices.
 BatchEncoder = Callable[..., list[Int[Array, "b _"]]]
@@ -46,6 +51,8 @@ def encode_dataset(
     done. With one batch size and kind of device the bytes are the same for any number of processes, devices and kills.
 
     Args:
+      out: a folder here, or in a bucket, to which the finished dataset is uploaded; the work is then done in the
+        current folder.
       batch_size: chunks encoded at once on each device; by default 1 on a CPU, 4 on accelerators.
       chunk_samples: length of a chunk; by default at least ten times what it shares with its neighbours, unless all
         songs are shorter.
@@ -58,6 +65,10 @@ def encode_dataset(
       UserError: no such dataset or codec, another sample rate, too many codes, too little free space; `out` exists, is
         being written, or was begun with other settings; other processes stopped before their songs were done.
     """
+    if is_remote(out):
+        options = {"batch_size": batch_size, "chunk_samples": chunk_samples, "progress": progress}
+        options |= {"process_index": process_index, "process_count": process_count}
+        return _encode_and_upload(dataset, checkpoint, out, options)
     index, count = _this_process(process_index, process_count)
     audio = open_dataset(dataset)
     trained = load_codec(checkpoint)
@@ -88,6 +99,23 @@ def encode_dataset(
                         part.append(tokens)
                         bar.update((chunk.last - chunk.first) / audio.sample_rate)
         return work.assemble() if index == 0 else None
+
+
+def _encode_and_upload(
+    dataset: os.PathLike | str, checkpoint: os.PathLike | str, out: os.PathLike | str, options: Mapping[str, Any]
+) -> Dataset | None:
+    if exists(as_path(out) / "songs.json"):
+        raise UserError(f"{out} already exists: remove it or choose another folder.")
+    local = Path.cwd() / f".{as_path(out).name}.encoded"
+    if (local / "songs.json").exists():  # killed while uploading
+        done = open_dataset(local)
+        if done.codec["hash"] != load_codec(checkpoint).hash or done.splits != open_dataset(dataset).splits:
+            raise UserError(f"{local} holds tokens of something else, not yet uploaded: remove it.")
+    elif encode_dataset(dataset, checkpoint, local, **options) is None:
+        return None
+    upload_dataset(local, out)
+    shutil.rmtree(local)
+    return open_dataset(out)
 
 
 def encode_song(

@@ -21,7 +21,7 @@ from etils import epath
 from jukebox_jax.corpus.parts import DecodeTask, Fingerprints, crashed, decode_piece, read_finding
 from jukebox_jax.corpus.piece import Catalogue, Finding
 from jukebox_jax.corpus.plan import Kept, Plan, PlanSettings, make_plan, title_of
-from jukebox_jax.corpus.records import ShardTask, StoredSong, finish_dataset, plan_shards, write_shard
+from jukebox_jax.corpus.records import ShardTask, StoredSong, finish_dataset, plan_shards, upload_dataset, write_shard
 from jukebox_jax.corpus.report import make_report, write_tables
 from jukebox_jax.corpus.runners import Runner, local_runner
 from jukebox_jax.corpus.song import SongSettings, check_settings
@@ -31,7 +31,7 @@ from jukebox_jax.files import folder_lock
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.pipeline.bandwidth import bandwidth_table, save_bandwidth
 from jukebox_jax.pipeline.dataset import RECORD_SAMPLES, SPLITS, Dataset, Song, open_dataset
-from jukebox_jax.remote import as_path, file_sizes, is_remote, upload
+from jukebox_jax.remote import as_path, file_sizes, is_remote
 
 #: stage ("find", "decode", "store"), items done, items in all (0: not known), seconds of music so far.
 Progress = Callable[[str, int, int, float], None]
@@ -180,10 +180,7 @@ def _tables_folder(folder: epath.Path, out: os.PathLike | str) -> Iterator[Path]
         return
     with tempfile.TemporaryDirectory() as tables:
         yield Path(tables)
-        # The song table makes it a dataset, and comes last.
-        files = sorted(Path(tables).iterdir(), key=lambda path: (path.name == "songs.json", path.name))
-        for path in files:
-            upload(path, as_path(out) / path.name)
+        upload_dataset(Path(tables), out)
 
 
 def _song(kept: Kept) -> Song:

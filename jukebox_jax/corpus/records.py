@@ -22,7 +22,7 @@ import numpy as np
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_folder, folder_lock
 from jukebox_jax.pipeline.dataset import SPLITS, Dataset, Shard, Song, field_dtype, open_dataset, shard_name
-from jukebox_jax.remote import as_path, file_size, file_sizes, whole_file
+from jukebox_jax.remote import as_path, file_size, file_sizes, upload, whole_file
 
 # About 128 MiB of mono audio: large enough for few files, small enough to copy and spread.
 SHARD_RECORDS = 1024
@@ -158,6 +158,17 @@ def write_dataset(folder: Path, header: Dataset, stored: Mapping[str, Sequence[S
     for task in tasks:
         write_shard(task)
     finish_dataset(folder, dataclasses.replace(header, folder=folder, splits=splits), tasks)
+
+
+def upload_dataset(folder: Path, out: os.PathLike | str) -> None:
+    """Uploads the files of a local folder; the song table, which makes a dataset of them, comes last.
+
+    Raises:
+      UserError: the bucket refused it, or cannot be reached.
+    """
+    files = (path for path in folder.iterdir() if path.is_file())
+    for path in sorted(files, key=lambda path: (path.name == "songs.json", path.name)):
+        upload(path, as_path(out) / path.name)
 
 
 class DatasetWriter:

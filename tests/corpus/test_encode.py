@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from buckets import FaultyFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,6 +155,28 @@ def test_a_run_that_was_killed_while_clearing_up_is_done(world, tmp_path):
     (tmp_path / ".u.encoding").rename(tmp_path / ".t.encoding")
     assert encode_again(world, tmp_path / "t").splits == audio.splits
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+def test_tokens_go_to_a_bucket_whole_or_not_at_all(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jukebox_jax.remote.FIRST_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr("jukebox_jax.remote.ATTEMPTS", 2)
+    FaultyFileSystem.reset()
+    FaultyFileSystem.faults["put_file"] = [ConnectionError("reset")] * 2
+    with pytest.raises(UserError, match="ConnectionError: reset"):
+        encode_again(world, "faulty://data/tokens")
+    with pytest.raises(UserError, match="not a prepared dataset"):
+        open_dataset("faulty://data/tokens")
+    assert [path.name for path in tmp_path.iterdir()] == [".tokens.encoded"]
+    monkeypatch.setattr("jukebox_jax.corpus.encode.batch_encoder", None)  # what is encoded is not encoded again
+    done = encode_again(world, "faulty://data/tokens")
+    assert done.splits == open_dataset(world / "tokens").splits
+    assert not list(tmp_path.iterdir())
+    fs = FaultyFileSystem()
+    stored = {name.rsplit("/", 1)[1]: fs.cat_file(name) for name in fs.ls("faulty://data/tokens", detail=False)}
+    assert stored == content(world / "tokens")
+    with pytest.raises(UserError, match="already exists"):
+        encode_again(world, "faulty://data/tokens")
 
 
 def command(world, out, *more):
