@@ -2,6 +2,10 @@
 
 The collections are synthetic, or an hour of a folder of recordings and all of it. Every measurement is the peak of the
 resident set of a process of its own (`ru_maxrss`); for the workers, of the largest of them.
+
+`prepare` is looked at twice. Storing loads TensorFlow, which takes hundreds of megabytes, under which what came before
+would not be seen; and loading it starts helpers, which count as children as large as their parent. So the peaks of
+finding, decoding and deciding, and those of the workers, are read before anything is stored.
 """
 
 from __future__ import annotations
@@ -28,11 +32,12 @@ BATCHES = 500  # ten hours of windows
 
 @dataclass(frozen=True)
 class Peaks:
-    """In bytes: of the process, and of the largest of those that it started."""
+    """Of a run of `prepare`, in bytes: its largest worker, and itself before it stored and at the end."""
 
     hours: float
-    own: int
-    workers: int
+    worker: int
+    decided: int
+    stored: int
 
 
 def rows(bench: Bench) -> Iterator[Memory]:
@@ -51,19 +56,28 @@ def rows(bench: Bench) -> Iterator[Memory]:
         with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool:
             small, large = pool.map(_prepare, sources, datasets)
             hours = small.hours, large.hours
-            yield Memory("prepare", "decides and stores", *hours, small.own, large.own)
-            yield Memory("prepare", "a worker decodes", *hours, small.workers, large.workers)
-            small, large = pool.map(partial(_stream, BATCHES), datasets)
-            yield Memory("stream", f"{BATCHES} batches of {BATCH} windows of the codec", *hours, small.own, large.own)
+            yield Memory("prepare", "a worker decodes", *hours, small.worker, large.worker)
+            yield Memory("prepare", "finds and decides, before it stores", *hours, small.decided, large.decided)
+            yield Memory("prepare", "to the end", *hours, small.stored, large.stored)
+            peaks = pool.map(partial(_stream, BATCHES), datasets)
+            yield Memory("stream", f"{BATCHES} batches of {BATCH} windows of the codec", *hours, *peaks)
 
 
 def _prepare(source: Path, out: Path) -> Peaks:
     from jukebox_jax.corpus.prepare import prepare
 
-    return _peaks(prepare(source, out))
+    before_storing: list[int] = []
+
+    def progress(stage: str, done: int, total: int, seconds: float) -> None:
+        if stage == "store" and not before_storing:  # the workers have ended
+            before_storing.extend((_peak(resource.RUSAGE_CHILDREN), _peak(resource.RUSAGE_SELF)))
+
+    dataset = prepare(source, out, progress=progress)
+    hours = sum(map(dataset.seconds, dataset.splits)) / 3600
+    return Peaks(hours, *before_storing, _peak(resource.RUSAGE_SELF))
 
 
-def _stream(batches: int, folder: Path) -> Peaks:
+def _stream(batches: int, folder: Path) -> int:
     import itertools
 
     from jukebox_jax.pipeline.dataset import open_dataset
@@ -73,14 +87,11 @@ def _stream(batches: int, folder: Path) -> Peaks:
     stream = Stream(dataset, "train", CODEC_WINDOW, batch_size=BATCH, blend=True)
     for _ in itertools.islice(stream.batches(0), batches):
         pass
-    return _peaks(dataset)
+    return _peak(resource.RUSAGE_SELF)
 
 
-def _peaks(dataset) -> Peaks:
-    unit = 1 if sys.platform == "darwin" else 1024
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    hours = sum(map(dataset.seconds, dataset.splits)) / 3600
-    return Peaks(hours, *(usage.ru_maxrss * unit for usage in usages))
+def _peak(who: int) -> int:
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _write_recordings(folder: Path, hours: float) -> None:
