@@ -1,4 +1,7 @@
-"""The stream: windows for the codec, and for priors of all levels from tokens and from audio."""
+"""The stream: windows for the codec, and for priors of all levels from tokens and from audio.
+
+The limits: copying the same bytes in memory, by the processor, and reading them from the disk in order, by the clock.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 
 from experiments.data_bench.music import HOPS
-from experiments.data_bench.row import Bench, Row, measure
+from experiments.data_bench.row import Bench, Speed, measure
 from jukebox_jax.labels.lyrics import LyricText
 from jukebox_jax.pipeline.dataset import Dataset, field_dtype
 from jukebox_jax.pipeline.stream import LabelSpec, LyricSpec, Stream, TimingSpec
@@ -17,7 +20,7 @@ BATCH = 8
 AUDIO_SECONDS = 1500.0  # of one measurement
 
 
-def rows(bench: Bench) -> Iterator[Row]:
+def rows(bench: Bench) -> Iterator[Speed]:
     def labels(with_lyrics: bool, hop: int) -> LabelSpec:
         lyrics = LyricSpec(LyricText("v3", "anyascii"), 384) if with_lyrics else None
         return LabelSpec(bench.audio.labels, 5, TimingSpec(64, 17.84, 600.0, hop), lyrics)
@@ -39,7 +42,7 @@ def _row(
     window: int,
     fields: tuple[str, ...],
     labels: LabelSpec | None,
-) -> Row:
+) -> Speed:
     stream = Stream(
         dataset,
         "train",
@@ -60,14 +63,12 @@ def _row(
         for _ in itertools.islice(batches, n):
             pass
 
-    per_core_second, per_second = measure(run, n * seconds, bench.repeats)
     channels = dataset.channels if fields == ("audio",) else 1
     rate = sum(dataset.sample_rate / dataset.fields[field] * channels * field_dtype(field).itemsize for field in fields)
-    return Row(
+    return Speed(
         "stream",
         f"{what}, {window:,} samples",
-        per_core_second,
-        per_second,
-        bench.limits.disk_bytes_per_second / rate,
-        bench.limits.copy_bytes_per_core_second / rate,
+        *measure(run, n * seconds, bench.repeats),
+        core_limit=bench.limits.copy_bytes_per_core_second / rate,
+        clock_limit=bench.limits.disk_bytes_per_second / rate,
     )
