@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentTypeError
+from pathlib import Path
 
 
 def seed(text: str) -> int:
@@ -28,3 +29,12 @@ def number(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ArgumentTypeError(f"{text} is no length or strength: give a finite number above 0")
     return value
+
+
+def local_path(text: str) -> Path:
+    """A path on this machine. pathlib would take a URL for one, and fill a folder that is called "gs:"."""
+    from jukebox_jax.remote import is_remote
+
+    if is_remote(text):
+        raise ArgumentTypeError(f"{text} is not on this machine: give a local path, and copy from or to the bucket")
+    return Path(text)

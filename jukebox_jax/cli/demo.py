@@ -17,7 +17,9 @@ IF_INTERRUPTED = "The same command goes on; finished stages are kept."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="FOLDER", type=Path, default=Path("demo"), help="folder to write (demo)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=arguments.local_path, default=Path("demo"), help="folder to write (demo)"
+    )
     parser.add_argument(
         "--seed", type=arguments.seed, default=0, help="same seed and same number of steps repeat the run (0)"
     )

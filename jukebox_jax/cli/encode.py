@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from jukebox_jax.cli import arguments
 
@@ -18,7 +17,9 @@ IF_INTERRUPTED = "The same command goes on with the songs that are not done."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="dataset of audio, as written by prepare; may be a URL")
-    parser.add_argument("--checkpoint", metavar="CODEC", type=Path, required=True, help="run folder of a trained codec")
+    parser.add_argument(
+        "--checkpoint", metavar="CODEC", type=arguments.local_path, required=True, help="run folder of a trained codec"
+    )
     parser.add_argument("--out", metavar="TOKENS", required=True, help="token dataset folder to write; may be a URL")
     parser.add_argument(
         "--batch-size",

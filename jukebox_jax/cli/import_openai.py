@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+
+from jukebox_jax.cli import arguments
 
 DESCRIPTION = """Read the original's checkpoint files (.pth.tar), without torch and without running anything in them.
 
@@ -18,9 +19,15 @@ IF_INTERRUPTED = "Nothing has been written; run the same command again."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="the VQ-VAE and priors, in any order")
     parser.add_argument(
-        "--out", metavar="FOLDER", type=Path, required=True, help="gets vqvae, level_0, level_1, level_2"
+        "files", metavar="FILE", nargs="+", type=arguments.local_path, help="the VQ-VAE and priors, in any order"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=arguments.local_path,
+        required=True,
+        help="gets vqvae, level_0, level_1, level_2",
     )
     parser.add_argument(
         "--config",
@@ -30,8 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which model a file is (vqvae, prior_5b, prior_5b_lyrics, prior_1b_lyrics, upsampler_level_0, "
         "upsampler_level_1), once for each file; without it the file itself tells",
     )
-    parser.add_argument("--artists", metavar="FILE", type=Path, help="table of artists, one name;id a line")
-    parser.add_argument("--genres", metavar="FILE", type=Path, help="table of genres, one name;id a line")
+    parser.add_argument(
+        "--artists", metavar="FILE", type=arguments.local_path, help="table of artists, one name;id a line"
+    )
+    parser.add_argument(
+        "--genres", metavar="FILE", type=arguments.local_path, help="table of genres, one name;id a line"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 from jukebox_jax.cli import arguments
 
@@ -75,7 +74,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--labels",
         metavar="TABLE",
-        type=Path,
+        type=arguments.local_path,
         help="labels.json of an earlier dataset (or its folder) whose ids stay; new names are added behind",
     )
 

@@ -30,16 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--demo", action="store_true", help="the small trained model that ships with the package")
     which.add_argument(
-        "--model", metavar="FOLDER", type=Path, help="folder that holds vqvae, level_0, level_1 and level_2"
+        "--model",
+        metavar="FOLDER",
+        type=arguments.local_path,
+        help="folder that holds vqvae, level_0, level_1 and level_2",
     )
-    parser.add_argument("--out", metavar="FOLDER", type=Path, default=Path("songs"), help="where to write (songs)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=arguments.local_path, default=Path("songs"), help="where to write (songs)"
+    )
     parser.add_argument("--artist", action="append", help="in whose manner; given again, for the next song")
     parser.add_argument("--genre", action="append", help="in which genre; given again, for the next song")
     lyrics = parser.add_mutually_exclusive_group()
     lyrics.add_argument(
         "--lyrics", metavar="TEXT", action="append", help="of the whole song; given again, for the next song"
     )
-    lyrics.add_argument("--lyrics-file", metavar="FILE", type=Path, action="append", help="the same from UTF-8 text")
+    lyrics.add_argument(
+        "--lyrics-file", metavar="FILE", type=arguments.local_path, action="append", help="the same from UTF-8 text"
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=arguments.number, help="how long songs become (6, or all of --upsample)")
     length.add_argument("--sample-length", metavar="SAMPLES", type=int, help="the same in audio samples, exactly")
@@ -49,14 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument(
         "--prompt",
         metavar="FILE",
-        type=Path,
+        type=arguments.local_path,
         action="append",
         help="audio to start from; given again, for the next song",
     )
     start.add_argument(
         "--continue",
         metavar="TOKENS.npz",
-        type=Path,
+        type=arguments.local_path,
         action="append",
         dest="continue_from",
         help="song to go on with; given again, for the next song",
@@ -64,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument(
         "--upsample",
         metavar="TOKENS.npz",
-        type=Path,
+        type=arguments.local_path,
         action="append",
         help="song of which only the top level is kept; given again, for the next song",
     )

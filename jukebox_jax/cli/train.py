@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from jukebox_jax.cli import arguments
 
 DESCRIPTION = """Train one model, or go on where its run folder stopped.
 
@@ -27,14 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="audio dataset for the codec, tokens or audio for a prior; may be a URL",
     )
-    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="run folder for checkpoints and metrics")
+    parser.add_argument(
+        "--out", metavar="RUN", type=arguments.local_path, required=True, help="run folder for checkpoints and metrics"
+    )
     parser.add_argument(
         "--codec",
         metavar="CODEC",
-        type=Path,
+        type=arguments.local_path,
         help="for a prior: what made its tokens or encodes its audio",
     )
-    parser.add_argument("--init", metavar="MODEL", type=Path, help="start from the weights of a model or run folder")
+    parser.add_argument(
+        "--init", metavar="MODEL", type=arguments.local_path, help="start from the weights of a model or run folder"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 

@@ -31,7 +31,7 @@ from jukebox_jax.files import folder_lock
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.pipeline.bandwidth import bandwidth_table, save_bandwidth
 from jukebox_jax.pipeline.dataset import RECORD_SAMPLES, SPLITS, Dataset, Song, open_dataset
-from jukebox_jax.remote import as_path, file_sizes, is_remote
+from jukebox_jax.remote import as_path, exists, file_sizes, is_remote
 
 #: stage ("find", "decode", "store"), items done, items in all (0: not known), seconds of music so far.
 Progress = Callable[[str, int, int, float], None]
@@ -77,6 +77,7 @@ def prepare(
     """
     sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     check_settings(settings.song)
+    _check_apart(sources, out)
     tell = progress or (lambda *_: None)
     with _work_folder(out, work) as folder:
         catalogue = find_pieces(
@@ -117,11 +118,21 @@ def _decode(tasks: Sequence[DecodeTask], run: Runner, tell: Progress) -> list[Fi
     return [findings[task.key] for task in tasks]
 
 
+def _check_apart(sources: Sequence[os.PathLike | str], out: os.PathLike | str) -> None:
+    """Raises a UserError if `out` lies in a source: its tables would speak of files that are not there."""
+    for source in () if is_remote(out) else sources:
+        folder = os.path.realpath(os.path.expanduser(source))
+        if os.path.isdir(folder) and Path(os.path.realpath(out)).is_relative_to(folder):
+            raise UserError(
+                f"{out} lies in the source {source}, of which it would become a part: choose a folder outside."
+            )
+
+
 def _check_plan(plan: Plan, catalogue: Catalogue, findings: Sequence[Finding], sources: Sequence[object]) -> None:
     where = ", ".join(map(str, sources))
     if not plan.kept:
-        reasons = [finding.verdict for finding in findings] + [problem.reason for problem in catalogue.problems]
-        raise UserError(f"{where} holds no usable music ({len(reasons)} refused; the first: {reasons[0]})")
+        first, why = catalogue.pieces[0].file_name, findings[0].verdict.rstrip(".")
+        raise UserError(f"{where} holds no usable music ({len(findings)} refused; the first: {first} {why}).")
     if not any(kept.piece.split == "train" for kept in plan.kept):
         raise UserError(f'{where} has no piece for training: give some rows of the metadata the split "train".')
 
@@ -203,6 +214,8 @@ def _song(kept: Kept) -> Song:
 def _work_folder(out: os.PathLike | str, work: os.PathLike | str | None) -> Iterator[epath.Path]:
     """Yields the locked work folder. It goes when all is done, and stays where it saves work the next time."""
     target = as_path(out)
+    if is_remote(out):
+        exists(out)  # raises what is wrong with the bucket
     if work is None:
         work = Path.cwd() if is_remote(out) else Path(out).absolute().parent
     folder = as_path(work) / f".{target.name}.partial"
@@ -216,7 +229,7 @@ def _work_folder(out: os.PathLike | str, work: os.PathLike | str | None) -> Iter
             leftover.unlink()
         try:
             yield folder
-        except UserError:
+        except BaseException:
             if not any(size for name, size in file_sizes(parts).items() if name.endswith(".pcm")):
                 folder.rmtree()
             raise

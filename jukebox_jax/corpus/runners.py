@@ -71,6 +71,8 @@ def _run_locally(
                         yield running.pop(done)
             except BrokenProcessPool:
                 suspects = list(running.values())
+        if suspects:
+            _check_start()
         # One of these took its process down. Each gets a process of its own, to find out which.
         for item in suspects:
             with _pool(1) as pool:
@@ -82,6 +84,18 @@ def _run_locally(
                     crashed(item)
             yield item
         suspects = []
+
+
+def _check_start() -> None:
+    """Raises a UserError if worker processes end before there is any work: no item is to blame for that."""
+    try:
+        with _pool(1) as pool:
+            pool.submit(os.getpid).result()
+    except BrokenProcessPool:
+        raise UserError(
+            "Worker processes cannot be started: a script that does this must do it below "
+            '`if __name__ == "__main__":`, as they import it; or use one worker.'
+        ) from None
 
 
 @contextlib.contextmanager
@@ -115,12 +129,18 @@ def beam_runner(options: Sequence[str] = ()) -> Runner:
     """Apache Beam with its own flags, such as `--runner=DataflowRunner`; without any it runs on this machine.
 
     Raises:
-      UserError: Beam is not installed.
+      UserError: Beam is not installed, or does not take these options.
     """
     try:
-        import apache_beam  # noqa: F401
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise UserError("Apache Beam is not installed: pip install 'jukebox-jax[beam]'.") from None
+    try:
+        beam.Pipeline(options=PipelineOptions(list(options)))
+    except (ValueError, ImportError, AttributeError, SystemExit) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"Apache Beam does not take {' '.join(options)} ({reason}): check its flags.") from None
     return partial(_run_on_beam, tuple(options))
 
 

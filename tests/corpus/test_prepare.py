@@ -317,7 +317,10 @@ def test_from_bucket_to_bucket(source, tmp_path, monkeypatch):
     ("make", "message"),
     [
         (lambda folder: folder.rename(folder.parent / "moved"), "music"),
-        (lambda folder: [(folder / name).write_bytes(b"") for name in LENGTHS], "no usable music .3 refused"),
+        (
+            lambda folder: [(folder / name).write_bytes(b"") for name in LENGTHS],
+            "no usable music .3 refused; the first: one.wav is empty",
+        ),
         (lambda folder: write_rows(folder, [row | {"split": "test"} for row in ROWS]), "no piece for training"),
     ],
 )
@@ -335,6 +338,9 @@ def test_a_mistake_leaves_nothing_but_what_saves_work(source, tmp_path):
     assert list((tmp_path / ".out.partial" / "parts").glob("*.pcm"))
     with pytest.raises(UserError):
         prepare(tmp_path / "absent", tmp_path / "other")
+    assert not (tmp_path / ".other.partial").exists()
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "other", progress=stop_at("find"))
     assert not (tmp_path / ".other.partial").exists()
     with pytest.raises(UserError, match="soundfont"):
         prepare(source, tmp_path / "other", PrepareSettings(SongSettings(soundfont="absent.sf2")))

@@ -61,6 +61,26 @@ def test_beam_does_the_same(tmp_path):
     assert names(tmp_path) == list(range(10))
 
 
+def test_flags_that_beam_does_not_take_are_refused_before_the_work():
+    pytest.importorskip("apache_beam")
+    with pytest.raises(UserError, match="does not take --runner=Nope"):
+        beam_runner(["--runner=Nope"])
+
+
+def test_a_script_that_its_own_workers_cannot_import_blames_no_item(tmp_path):
+    # Each worker imports the script, and so would start workers of its own.
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from jukebox_jax.corpus.runners import local_runner\n"
+        "for item in local_runner(2, crashed=print)(abs, range(4)):\n"
+        "    print(item)\n"
+    )
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert '`if __name__ == "__main__":`' in result.stderr.splitlines()[-1]
+    assert result.stdout == ""
+
+
 WORKING = """
 import signal, sys
 from functools import partial
