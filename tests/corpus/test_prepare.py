@@ -319,7 +319,7 @@ def test_from_bucket_to_bucket(source, tmp_path, monkeypatch):
         (lambda folder: folder.rename(folder.parent / "moved"), "music"),
         (
             lambda folder: [(folder / name).write_bytes(b"") for name in LENGTHS],
-            "no usable music .3 refused; the first: one.wav is empty",
+            "3 refused; the first: one.wav is empty",
         ),
         (lambda folder: write_rows(folder, [row | {"split": "test"} for row in ROWS]), "no piece for training"),
     ],
