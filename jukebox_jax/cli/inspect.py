@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
 
     settings, _ = prepare.settings_of(args)
     # Delayed, so that a refusal stays one line.
-    with tqdm(unit="file", file=sys.stderr, delay=0.5) as bar:
+    with prepare.quiet_decoders(), tqdm(unit="file", file=sys.stderr, delay=0.5) as bar:
 
         def advance(stage: str, done: int, total: int) -> None:
             bar.set_description(stage, refresh=False)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shlex
 import sys
+from collections.abc import Iterator
 
 from jukebox_jax.cli import arguments
 
@@ -120,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
         decode = store = beam_runner(shlex.split(args.beam))
     else:
         decode, store = local_runner(args.workers, crashed), local_runner(1)
-    with ProgressBars() as bars:
+    with quiet_decoders(), ProgressBars() as bars:
         prepare(
             args.source,
             args.out,
@@ -133,6 +136,31 @@ def run(args: argparse.Namespace) -> None:
         )
     print(summary(json.loads((as_path(args.out) / "report.json").read_text())))
     print(f"dataset: {args.out}")
+
+
+@contextlib.contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Keeps what C libraries write past Python, such as libmpg123's notes on odd frames, out of the bars.
+
+    What becomes of each file stands in its verdict.
+    """
+    ours, screen = sys.stderr, os.dup(2)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    ours.flush()
+    os.dup2(silence, 2)
+    try:
+        if ours is sys.__stderr__:
+            with open(
+                screen, "w", buffering=1, encoding=ours.encoding, errors=ours.errors, closefd=False
+            ) as sys.stderr:
+                yield
+        else:  # a notebook's, or a test's
+            yield
+    finally:
+        sys.stderr = ours
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(silence)
 
 
 class ProgressBars:

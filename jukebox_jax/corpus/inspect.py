@@ -16,6 +16,7 @@ from jukebox_jax.audio.decode import BadAudio, open_audio
 from jukebox_jax.corpus.piece import FIELDS, Piece, Problem
 from jukebox_jax.corpus.plan import PlanSettings, assign_splits, title_of
 from jukebox_jax.corpus.prepare import PrepareSettings
+from jukebox_jax.corpus.report import duration
 from jukebox_jax.corpus.sources.find import find_pieces
 from jukebox_jax.labels.ids import UNKNOWN
 from jukebox_jax.pipeline.dataset import RECORD_SAMPLES, SPLITS
@@ -74,6 +75,7 @@ def inspect(
             "median": round(statistics.median(known), 2) if known else 0.0,
             "longest": round(max(known, default=0.0), 2),
         },
+        "unknown_length": sum(not h.seconds for _, h in readable),
         "too_short": len(readable) - len(long_enough),
         "coverage": {field: _share(pieces, field) for field in FIELDS},
         "origins": {field: _counted(p.origins[field] for p in pieces if field in p.origins) for field in FIELDS},
@@ -113,8 +115,10 @@ def suspected_duplicates(pieces: Sequence[Piece], headers: Sequence[Header]) -> 
 def table(result: dict[str, Any]) -> str:
     """The result as aligned lines: coverage, problems with examples, and what `prepare` would do."""
     coverage, length, forecast = result["coverage"], result["seconds"], result["prepare"]
+    # Of items of TFDS, files in buckets, and streams that do not say, only decoding tells.
+    unknown = f" without {result['unknown_length']} of unknown length" if result["unknown_length"] else ""
     lines = [
-        ("files", f"{result['files']}, {result['hours']:.2f} hours"),
+        ("files", f"{result['files']}, {duration(3600 * result['hours'])}" + unknown),
         ("formats", _text(result["formats"])),
         ("sample rates", _text(result["sample_rates"], " Hz")),
         ("channels", _text(result["channels"])),
@@ -129,8 +133,9 @@ def table(result: dict[str, Any]) -> str:
     splits = ", ".join(f"{split} {count}" for split, count in forecast["splits"].items() if count)
     lines += [
         ("prepare would store", f"{forecast['songs']} songs ({splits})"),
-        ("  in", f"{forecast['shards']} shards, {forecast['gigabytes']:.2f} GB, {forecast['channels']} channels"),
-        ("  with", f"{forecast['artists']} artists and {forecast['genres']} genres"),
+        ("  shards", f"{forecast['shards']}, {forecast['gigabytes']:.2f} GB" + unknown),
+        ("  channels", f"{forecast['channels']}"),
+        ("  artists, genres", f"{forecast['artists']}, {forecast['genres']}"),
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)

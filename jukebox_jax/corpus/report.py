@@ -74,11 +74,14 @@ def summary(report: dict[str, Any]) -> str:
     """The report as a few aligned lines, with examples of what was left out and why."""
     lines = [
         ("files found", f"{report['files_found']}"),
-        ("songs stored", f"{report['songs_stored']}, {report['hours']:.2f} hours"),
-        *((f"  {split}", f"{part['songs']}, {part['hours']:.2f} hours") for split, part in report["splits"].items()),
+        ("songs stored", f"{report['songs_stored']}, {duration(3600 * report['hours'])}"),
+        *(
+            (f"  {split}", f"{part['songs']}, {duration(3600 * part['hours'])}")
+            for split, part in report["splits"].items()
+        ),
         ("duplicates left out", f"{report['duplicates']}"),
         ("refused", f"{report['refused']}"),
-        ("problems in metadata", f"{len(report['problems'])}"),
+        ("other problems", f"{len(report['problems'])}"),
     ]
     for kind in ("artists", "genres"):
         coverage = report[kind]
@@ -95,6 +98,11 @@ def summary(report: dict[str, Any]) -> str:
     if len(left_out) > _EXAMPLES:
         text.append(f"  … and {len(left_out) - _EXAMPLES} more: see report.json")
     return "\n".join(text)
+
+
+def duration(seconds: float) -> str:
+    """A length for people: "1.25 hours", "12.5 minutes"."""
+    return f"{seconds / 3600:.2f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def _is_left_out(entry: dict[str, Any]) -> bool:

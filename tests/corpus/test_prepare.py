@@ -319,7 +319,7 @@ def test_from_bucket_to_bucket(source, tmp_path, monkeypatch):
         (lambda folder: folder.rename(folder.parent / "moved"), "music"),
         (
             lambda folder: [(folder / name).write_bytes(b"") for name in LENGTHS],
-            "3 refused; the first: one.wav is empty",
+            "no usable music .3 refused; the first: one.wav is empty",
         ),
         (lambda folder: write_rows(folder, [row | {"split": "test"} for row in ROWS]), "no piece for training"),
     ],
@@ -368,7 +368,7 @@ def test_work_elsewhere_touches_nothing_that_is_there(source, tmp_path):
 def test_the_command_prints_what_became_of_the_music(source, tmp_path):
     (source / "broken.wav").write_bytes(b"RIFF")
     done = run_verb("prepare", source, "--out", tmp_path / "out", "--workers", 1, "--min-label-songs", 2)
-    assert "songs stored          3" in done.stdout
+    assert "songs stored         3" in done.stdout
     assert "broken.wav: refused: " in done.stdout
     assert "2 rarer names became unknown (2 songs)" in done.stdout
     assert done.stdout.endswith(f"dataset: {tmp_path / 'out'}\n")
@@ -378,6 +378,14 @@ def test_the_command_prints_what_became_of_the_music(source, tmp_path):
     assert "prepare would store   3 songs" in inspected.stdout
     assert "broken.wav" in inspected.stdout
     assert json.loads(run_verb("inspect", source, "--json").stdout)["files"] == 4
+
+
+def test_decoders_do_not_write_on_the_screen(source, tmp_path):
+    (source / "noise.mp3").write_bytes(np.random.default_rng(3).bytes(20_000))  # of which libmpg123 has much to say
+    for verb in (["inspect", source], ["prepare", source, "--out", tmp_path / "out", "--workers", 1]):
+        done = run_verb(*verb)
+        assert "noise.mp3: " in done.stdout
+        assert "resync" not in done.stderr, done.stderr
 
 
 def test_interrupted_from_the_keyboard(longer, tmp_path):

@@ -134,8 +134,10 @@ def test_each_convention_is_believed_before_the_next(tmp_path):
     assert everything["genre"] == everything["lyrics"] == ("", None)
 
 
-def test_the_precedence_can_be_printed():
-    lines = precedence_table().splitlines()
+def test_the_precedence_stands_in_the_readme():
+    table = precedence_table()
+    assert table in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    lines = table.splitlines()
     assert len(lines) == len(PRECEDENCE) + 2
     assert "metadata.csv" in lines[2]
     assert lines[-1] == "| the file's name, without a leading track number | title |"
@@ -640,6 +642,15 @@ def test_names_are_unique_over_sources(tmp_path):
     pieces, _ = found(one, two, tmp_path / "music")
     assert len(pieces) == 4
     assert len({piece.path for piece in pieces.values()}) == 4
+
+
+def test_the_same_words_about_two_tables_are_two_problems(tmp_path):
+    for folder in ("first", "second"):
+        sound(tmp_path / folder / f"{folder}.ogg")
+        rows(tmp_path / folder / "metadata.jsonl", "{oops")
+    pieces, problems = found(tmp_path / "first", tmp_path / "second")
+    assert [where for where, _, _ in problems] == [f"{folder}/metadata.jsonl, line 1" for folder in ("first", "second")]
+    assert list(pieces) == ["first/first.ogg", "second/second.ogg"]
 
 
 def test_globs(tmp_path, monkeypatch):

@@ -112,7 +112,9 @@ after the chorus
 [00:13.00]
 [00:14.00]A [bracket] stays
 [00:61.00]bad seconds
-[1:2:3:4][00:15:20]one bad, one good"""
+[1:2:3:4][00:15:20]one bad, one good
+
+"""
     found = read_lrc(text.encode())
     assert found.fields == {
         "title": "The Title",

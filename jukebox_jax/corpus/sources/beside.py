@@ -61,7 +61,8 @@ def read_lrc(data: bytes) -> Beside:
     fields, reasons, bad = {}, [], []
     lines: list[tuple[float, str]] = []
     seconds = -1.0  # what stands above the first stamp comes first
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+    # Empty lines at the end would follow the last line into the middle of the song.
+    for number, line in enumerate(text.rstrip().replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
         tag = _TAG.fullmatch(line)
         if tag and tag[1].lower() in _TAG_FIELDS:
             value = " ".join(tag[2].split())

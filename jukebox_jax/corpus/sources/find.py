@@ -191,7 +191,10 @@ def _catalogue(
     places: Mapping[str, Sequence[str]],
 ) -> Catalogue:
     """Pieces and problems of all roots, under names that are unique, in their order."""
-    prefixes = _prefixes({root: [piece.file_name for piece in found] for root, found in pieces.items()}, places)
+    names = {root: [piece.file_name for piece in found] for root, found in pieces.items()}
+    for root, found in problems.items():  # else the same words about two tables would be taken for one problem
+        names.setdefault(root, []).extend(problem.where for problem in found)
+    prefixes = _prefixes(names, places)
     named = [
         replace(piece, file_name=prefixes[root] + piece.file_name) if prefixes[root] else piece
         for root, found in pieces.items()
@@ -209,7 +212,7 @@ def _catalogue(
 
 
 def _prefixes(names: Mapping[str, Sequence[str]], places: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What to put before the names of each root so that no two pieces share one: as few of its own folders as suffice.
+    """What to put before the names of each root so that no two of them share one: as few of its own folders as suffice.
 
     Args:
       places: root → the names of the folders that lead to it; they differ for different roots.

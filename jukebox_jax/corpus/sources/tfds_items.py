@@ -22,6 +22,7 @@ from jukebox_jax.corpus.piece import Piece, Problem
 from jukebox_jax.corpus.sources.fields import KEYS, Statement, merged, official_split, usable_fields
 from jukebox_jax.corpus.sources.tree import open_file
 from jukebox_jax.errors import UserError
+from jukebox_jax.pipeline.order import tensorflow
 from jukebox_jax.remote import as_path, is_remote
 
 PREFIX = "tfds:"
@@ -135,6 +136,7 @@ def read_tfds_item(path: str, data_dir: str | None = None) -> tuple[Float[np.nda
 
 @functools.lru_cache(maxsize=8)
 def _open(source: str, data_dir: str | None) -> TfdsItems:
+    tensorflow()  # before TFDS loads it in its own way
     import tensorflow_datasets as tfds
 
     name = source.removeprefix(PREFIX)
