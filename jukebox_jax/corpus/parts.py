@@ -63,7 +63,6 @@ def decode_piece(task: DecodeTask) -> None:
     """
     if task.finding_path.exists():
         return
-    refusals: list[OSError] = []
     with contextlib.ExitStack() as stack:
         samples = stack.enter_context(whole_file(task.samples_path))
         file = stack.enter_context(samples.open("wb"))
@@ -71,14 +70,10 @@ def decode_piece(task: DecodeTask) -> None:
         def write(block: np.ndarray) -> None:
             try:
                 file.write(block.astype("<i2", copy=False).tobytes())
-            except OSError as error:
-                refusals.append(error)
-                raise
+            except OSError as error:  # writing does not say where
+                raise OSError(error.errno, error.strerror, task.work) from None
 
         finding = decode_song(task.piece, task.settings, write)
-        # Else a full disk would pass for a damaged piece.
-        if refusals:
-            raise refusals[0]
         if not finding.usable:
             file.truncate(0)
     _write_finding(task, finding)

@@ -270,6 +270,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(longer, tmp_path, limit, st
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("jukebox-jax: error")]
     assert len(lines) == 1
+    assert str(tmp_path / ".out.partial") in lines[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
     if stage == "store":
