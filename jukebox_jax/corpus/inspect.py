@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -81,6 +82,7 @@ def inspect(
         "origins": {field: _counted(p.origins[field] for p in pieces if field in p.origins) for field in FIELDS},
         "suspected_duplicates": suspected_duplicates(pieces, headers),
         "problems": [{"where": p.where, "reason": p.reason, "left_out": p.left_out} for p in problems],
+        "other_files": dict(catalogue.other_files),
         "prepare": _forecast(long_enough, settings),
     }
 
@@ -129,7 +131,8 @@ def table(result: dict[str, Any]) -> str:
         origins = _text(result["origins"][field])
         lines.append((field, f"{100 * coverage[field]:.1f} %" + (f" ({origins})" if origins else "")))
     lines.append(("suspected duplicates", _with_examples([", ".join(g) for g in result["suspected_duplicates"]])))
-    lines.append(("problems", _with_examples([f"{p['where']}: {p['reason']}" for p in result["problems"]])))
+    lines.append(("no music by name", _text(result["other_files"]) or "0"))
+    lines.append(("problems", _by_kind(result["problems"])))
     splits = ", ".join(f"{split} {count}" for split, count in forecast["splits"].items() if count)
     lines += [
         ("prepare would store", f"{forecast['songs']} songs ({splits})"),
@@ -179,6 +182,20 @@ def _counted(values: Any) -> dict[str, int]:
 def _text(counts: dict[str, int], unit: str = "") -> str:
     shown = [f"{name}{unit}: {count}" for name, count in list(counts.items())[:6]]
     return ", ".join(shown) + (f", and {len(counts) - 6} more" if len(counts) > 6 else "")
+
+
+def _by_kind(problems: Sequence[dict[str, Any]]) -> str:
+    """How many problems there are of each kind, each with an example."""
+    kinds = defaultdict(list)
+    for problem in problems:
+        # What is in brackets or behind the colon differs from file to file.
+        kinds[re.split(r"[(:]", problem["reason"])[0].strip()].append(f"{problem['where']}: {problem['reason']}")
+    common = sorted(kinds.values(), key=lambda texts: (-len(texts), texts))
+    shown = "".join(f"\n  {len(texts)} × {' '.join(texts[0].split())}" for texts in common[: 2 * _EXAMPLES])
+    rest = (
+        f"\n  … and {len(common) - 2 * _EXAMPLES} more kinds (all with --json)" if len(common) > 2 * _EXAMPLES else ""
+    )
+    return f"{len(problems)}{shown}{rest}"
 
 
 def _with_examples(texts: Sequence[str]) -> str:

@@ -57,10 +57,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything found in the sources: pieces ordered by file name, and what is wrong with the rest."""
+    """Everything found in the sources: pieces ordered by file name, and what is wrong with the rest.
+
+    `other_files` counts, by suffix, the files whose names are neither of music nor of what tells of it.
+    """
 
     pieces: tuple[Piece, ...]
     problems: tuple[Problem, ...] = ()
+    other_files: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

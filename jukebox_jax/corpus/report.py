@@ -54,6 +54,7 @@ def make_report(
         "genres": _coverage(plan.genres),
         "files": files,
         "problems": [dataclasses.asdict(problem) for problem in catalogue.problems],
+        "other_files": dict(catalogue.other_files),
     }
 
 
@@ -82,6 +83,7 @@ def summary(report: dict[str, Any]) -> str:
         ("duplicates left out", f"{report['duplicates']}"),
         ("refused", f"{report['refused']}"),
         ("other problems", f"{len(report['problems'])}"),
+        ("no music by name", ", ".join(f"{s}: {n}" for s, n in report["other_files"].items()) or "0"),
     ]
     for kind in ("artists", "genres"):
         coverage = report[kind]

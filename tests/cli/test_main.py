@@ -63,7 +63,7 @@ def test_help_of_every_verb_shows_an_example(name, capsys):
         (["prepare", "absent-folder", "--out", "x"], "absent-folder"),
         (["encode", "absent-data", "--checkpoint", "absent-codec", "--out", "x"], "absent-"),
         (["sample", "--model", "absent-model"], "absent-model"),
-        (["encode", "absent-data", "--checkpoint", "c", "--out", "gs://bucket/tokens"], "not on this machine"),
+        (["encode", "absent-data", "--checkpoint", "gs://bucket/codec", "--out", "t"], "not on this machine"),
         (["train", "--config", "c.py", "--data", "d", "--out", "gs://bucket/run"], "not on this machine"),
         (["prepare", ".", "--out", "data"], "lies in the source"),
         (["prepare", "absent-folder", "--out", "nosuchscheme://bucket/x"], "cannot be reached"),

@@ -137,6 +137,7 @@ def test_the_zoo(tmp_path):
     verdicts = {entry["file_name"]: entry["verdict"] for entry in report["files"]}
     problems = {problem["where"]: problem["reason"] for problem in report["problems"]}
     unlisted = {"folder.wav", "no suffix"}  # a folder, and a file that does not look like music
+    assert report["other_files"] == {"no suffix": 1}
     no_files = {name.encode("utf-8", "backslashreplace").decode() for name in expected.keys() - verdicts.keys()}
     assert no_files - problems.keys() == unlisted
     for name, words in expected.items():
@@ -377,7 +378,7 @@ def test_the_command_prints_what_became_of_the_music(source, tmp_path):
     assert "dataset: " in again.stdout
     inspected = run_verb("inspect", source)
     assert "prepare would store   3 songs" in inspected.stdout
-    assert "broken.wav" in inspected.stdout
+    assert "1 × broken.wav: " in inspected.stdout
     assert json.loads(run_verb("inspect", source, "--json").stdout)["files"] == 4
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from jukebox_jax.corpus.sources.fields import Statement, merged
 from jukebox_jax.corpus.sources.names import folder_statement, title_of
 from jukebox_jax.corpus.sources.shelves import Shelf, open_shelves, read_tables
 from jukebox_jax.corpus.sources.tags import can_read_tags, read_tags
-from jukebox_jax.corpus.sources.tree import MIDI_SUFFIXES, File, Tree, open_file, suffix_of, told
+from jukebox_jax.corpus.sources.tree import MIDI_SUFFIXES, TELLING_SUFFIXES, File, Tree, open_file, suffix_of, told
 from jukebox_jax.errors import UserError
 from jukebox_jax.remote import is_remote, retry
 
@@ -91,9 +92,17 @@ def find_pieces(
     if not catalogue.pieces:
         first = next(problem for problem in catalogue.problems if problem.left_out)
         raise UserError(f"no music in {', '.join(sources)} can be read ({first.where} {first.reason.rstrip('.')}).")
+    catalogue = replace(catalogue, other_files=_other_files(trees.values(), chosen))
     if chosen and not can_read_tags():
         catalogue = replace(catalogue, problems=(_NO_MUTAGEN, *catalogue.problems))
     return catalogue
+
+
+def _other_files(trees: Iterable[Tree], chosen: Container[str]) -> dict[str, int]:
+    """Files that are no pieces and tell of none, counted by suffix: a recording under a strange name is among them."""
+    files = (file for tree in trees for file in tree.files.values() if file.key not in chosen)
+    suffixes = Counter(suffix_of(file.name) or "no suffix" for file in files)
+    return {suffix: suffixes[suffix] for suffix in sorted(suffixes) if suffix not in TELLING_SUFFIXES}
 
 
 _NO_MUTAGEN = Problem(

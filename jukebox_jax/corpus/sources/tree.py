@@ -30,7 +30,7 @@ MIDI_SUFFIXES = frozenset({".mid", ".midi"})
 MUSIC_SUFFIXES = AUDIO_SUFFIXES | MIDI_SUFFIXES
 
 # Files that say something of others: worth a word if they cannot be used.
-_TELLING_SUFFIXES = frozenset({".csv", ".gz", ".json", ".jsonl", ".lrc", ".parquet", ".txt"})
+TELLING_SUFFIXES = frozenset({".csv", ".gz", ".json", ".jsonl", ".lrc", ".parquet", ".txt"})
 
 # What systems leave in folders. Names that begin with a dot are ignored as well (.DS_Store, ._song.mp3).
 _SYSTEM_NAMES = frozenset(
@@ -274,9 +274,9 @@ class Tree:
     def _problem(self, name: str, reason: str, is_folder: bool = False) -> None:
         """Notes a file or folder that cannot be used, if it could have mattered."""
         suffix = suffix_of(name)
-        if is_folder or suffix in MUSIC_SUFFIXES or suffix in _TELLING_SUFFIXES:
+        if is_folder or suffix in MUSIC_SUFFIXES or suffix in TELLING_SUFFIXES:
             shown = name.encode("utf-8", "backslashreplace").decode()
-            self.problems.append(Problem(shown, reason, left_out=suffix not in _TELLING_SUFFIXES))
+            self.problems.append(Problem(shown, reason, left_out=suffix not in TELLING_SUFFIXES))
 
 
 def split_glob(pattern: str) -> tuple[str, list[str]]:
