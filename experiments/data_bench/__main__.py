@@ -1,6 +1,6 @@
 """How fast music becomes batches, beside what the machine could do at best.
 
-    python -m experiments.data_bench                      # an hour of synthetic music; about ten minutes
+    python -m experiments.data_bench                      # an hour of synthetic music; ten minutes or so
     python -m experiments.data_bench --part stream --hours 10 --json data.json
     python -m experiments.data_bench --part memory --music FOLDER
 

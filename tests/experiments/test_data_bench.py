@@ -38,6 +38,7 @@ def test_every_speed_is_measured(tmp_path, monkeypatch, capsys):
     assert result["limits"]["copy_bytes_per_core_second"] > 1e8
 
 
+@pytest.mark.slow  # four processes that each load TensorFlow
 def test_memory_is_measured(tmp_path, monkeypatch, capsys):
     result = run(tmp_path, monkeypatch, "--part", "memory")
     shown = capsys.readouterr().out
