@@ -225,7 +225,8 @@ def _work_folder(out: os.PathLike | str, work: os.PathLike | str | None) -> Iter
     with contextlib.nullcontext() if is_remote(folder) else folder_lock(folder):
         parts = folder / "parts"
         parts.mkdir(parents=True, exist_ok=True)
-        for leftover in parts.glob(".*"):
+        # What a killed run was in the middle of writing.
+        for leftover in (*parts.glob(".*"), *(folder / "dataset").glob(".*")):
             leftover.unlink()
         try:
             yield folder
