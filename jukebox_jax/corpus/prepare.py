@@ -175,7 +175,7 @@ def _store(folder: epath.Path, shards: Sequence[ShardTask], sample_rate: int, ru
     seconds = 0.0
     tell("store", 0, len(shards), seconds)
     for number, shard in enumerate(run(write_shard, shards), start=1):
-        seconds += sum(stop - first for _, first, stop in shard.slices) * RECORD_SAMPLES / sample_rate
+        seconds += shard.records * RECORD_SAMPLES / sample_rate
         tell("store", number, len(shards), seconds)
 
 

@@ -53,6 +53,10 @@ class ShardTask:
     channels: int
     slices: tuple[tuple[StoredSong, int, int], ...]
 
+    @property
+    def records(self) -> int:
+        return sum(stop - first for _, first, stop in self.slices)
+
 
 def plan_shards(
     folder: os.PathLike | str, header: Dataset, stored: Mapping[str, Sequence[StoredSong]]
@@ -97,7 +101,6 @@ def write_shard(task: ShardTask) -> None:
         return
     from array_record.python import array_record_module
 
-    written = sum(stop - first for _, first, stop in task.slices)
     with whole_file(task.path) as temporary:
         # One record a group for random access; noise-like samples hardly compress, and reading costs four times as
         # much from compressed records.
@@ -114,8 +117,10 @@ def write_shard(task: ShardTask) -> None:
         reader = array_record_module.ArrayRecordReader(str(temporary))
         found = reader.num_records() if reader.ok() else 0
         reader.close()
-        if found != written:
-            raise OSError(f"{task.path} holds {found} of {written} records: free space and run the same command again")
+        if found != task.records:
+            raise OSError(
+                f"{task.path} holds {found} of {task.records} records: free space and run the same command again"
+            )
 
 
 def finish_dataset(tables: Path, dataset: Dataset, shards: Sequence[ShardTask]) -> Dataset:
@@ -128,8 +133,7 @@ def finish_dataset(tables: Path, dataset: Dataset, shards: Sequence[ShardTask]) 
     files: dict[str, list[Shard]] = {split: [] for split in dataset.splits}
     for task in shards:
         name = as_path(task.path).name
-        records = sum(stop - first for _, first, stop in task.slices)
-        files[name.removeprefix("music-").partition(".")[0]].append(Shard(name, records, sizes[name]))
+        files[name.removeprefix("music-").partition(".")[0]].append(Shard(name, task.records, sizes[name]))
     dataset = dataclasses.replace(dataset, shards={split: tuple(shards) for split, shards in files.items()})
     dataset.labels.save(tables / "labels.json")
     table = json.dumps(dataset.table_json(), ensure_ascii=False, indent=1) + "\n"
