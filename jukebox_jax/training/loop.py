@@ -23,6 +23,8 @@ from jukebox_jax.files import folder_lock
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.training.config import TrainConfig
+from jukebox_jax.training.log import Log, due
+from jukebox_jax.training.pace import Pace
 from jukebox_jax.training.state import TrainState, abstract_state, create_state, from_parts, to_parts
 from jukebox_jax.training.step import make_train_step
 from jukebox_jax.training.task import Task
@@ -144,8 +146,8 @@ def train(
                 state = _set_total_steps(state, total_steps, abstract)
                 telemetry.say(f"{config.seconds:g} s are enough for {total_steps} steps.")
 
-            checkpoint = _due(step, config.checkpoint_every)
-            evaluation = evaluate is not None and _due(step, config.eval_every)
+            checkpoint = due(step, config.checkpoint_every)
+            evaluation = evaluate is not None and due(step, config.eval_every)
             if checkpoint or evaluation:
                 log.step(step, running, total_steps)  # a checkpoint never knows more than the log
                 running = None
@@ -171,84 +173,6 @@ def train(
         return state
 
 
-class Log:
-    """Turns a step's metrics into a row, a moved progress line, or the end of a run that has gone bad."""
-
-    def __init__(self, task: Task, config: TrainConfig, telemetry: Telemetry, step: int) -> None:
-        self._task, self._config, self._telemetry = task, config, telemetry
-        self._consecutive_skips = 0
-        self._alarmed = False
-        self._started = time.monotonic()
-        self._last_row = (step, self._started)
-
-    def step(self, step: int, metrics: Mapping[str, jax.Array], total_steps: int) -> None:
-        """Waits for the step's metrics and handles them.
-
-        Raises:
-          UserError: the loss or gradients were not finite for `max_skipped` steps in a row.
-        """
-        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        self._telemetry.advance(values["loss"], total_steps)
-        self._warn_of(step, values["loss"])
-        if step == 1 or step >= total_steps or _due(step, self._config.log_every):
-            now = time.monotonic()
-            rate = (step - self._last_row[0]) / max(now - self._last_row[1], 1e-9)
-            self._last_row = (step, now)
-            examples = rate * self._config.batch_size
-            values |= {
-                "seconds": now - self._started,
-                "steps_per_second": rate,
-                "examples_per_second": examples,
-                "flops_per_second": examples * self._task.flops_per_example,
-            }
-            self._telemetry.write(step, values)
-        self._consecutive_skips = self._consecutive_skips + 1 if values["skipped"] else 0
-        if self._consecutive_skips >= self._config.max_skipped:
-            raise UserError(
-                f"Loss or gradients were not finite in {self._consecutive_skips} steps in a row, up to step {step}: "
-                "lower train.optimizer.learning_rate or look for broken data."
-            )
-
-    def _warn_of(self, step: int, loss: float) -> None:
-        """Says that the loss is alarming when it becomes so, and again only after it was not."""
-        limit = self._task.alarming_loss
-        alarming = limit is not None and loss > limit
-        if alarming and not self._alarmed:
-            self._telemetry.warn(f"The loss is {loss:.4g} at step {step}, above {limit:g}: training may be diverging.")
-        self._alarmed = alarming
-
-    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes a row of evaluation metrics; its duration does not count as training."""
-        self._telemetry.write(step, {f"eval_{name}": float(value) for name, value in values.items()})
-        self._last_row = (step, time.monotonic())
-
-
-class Pace:
-    """Measures the first steps and says, once, how many steps fit into the time budget."""
-
-    warm_up_steps = 2  # the first runs of a compiled step are slower
-    measured_steps = 10
-    measured_fraction = 0.05  # of the budget, so that a short hiccup does not decide
-
-    def __init__(self, config: TrainConfig, step: int, started: float) -> None:
-        self._config, self._first, self._started = config, step, started
-        self._mark: tuple[int, float] | None = None
-
-    def steps_within_budget(self, step: int) -> int | None:
-        """The run's number of steps, or None while the measurement goes on; call after every step."""
-        now, budget = time.monotonic(), self._config.seconds
-        assert budget is not None
-        if self._mark is None:
-            if step > self._first + self.warm_up_steps:
-                self._mark = (step, now)
-            return None
-        steps, seconds = step - self._mark[0], now - self._mark[1]
-        if steps < self.measured_steps or seconds < self.measured_fraction * budget:
-            return None
-        fitting = step + (budget - (now - self._started)) * steps / seconds
-        return int(min(max(fitting, self._config.min_steps, step), self._config.last_step))
-
-
 def _check_config(run_dir: Path, run_config: Mapping[str, Any]) -> list[str]:
     """Compares with the folder's config; returns the dotted keys that differ and may.
 
@@ -272,10 +196,6 @@ def _check_config(run_dir: Path, run_config: Mapping[str, Any]) -> list[str]:
 
 def _set_total_steps(state: TrainState, total_steps: int, abstract: TrainState) -> TrainState:
     return state.replace(total_steps=jax.device_put(np.int32(total_steps), abstract.total_steps.sharding))
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 def _next_batch(stream: Iterator[Mapping[str, np.ndarray]], step: int) -> Mapping[str, np.ndarray]:
