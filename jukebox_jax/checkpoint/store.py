@@ -13,6 +13,7 @@ import gc
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jukebox_jax import config as config_lib
@@ -48,10 +50,14 @@ class TrainingCheckpoints:
     """
 
     def __init__(self, run_dir: os.PathLike | str, keep: int) -> None:
-        self._checkpointer = ocp.training.Checkpointer(
-            Path(run_dir).absolute() / _CHECKPOINTS,
+        self._folder, self._keep = Path(run_dir).absolute() / _CHECKPOINTS, keep
+        self._checkpointer = self._open()
+
+    def _open(self) -> ocp.training.Checkpointer:
+        return ocp.training.Checkpointer(
+            self._folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
             cleanup_tmp_directories=True,
         )
 
@@ -64,6 +70,17 @@ class TrainingCheckpoints:
     def wait(self) -> None:
         """Returns when all that was saved is on disk; raises what went wrong in the background."""
         self._checkpointer.wait()
+
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, on all hosts at once."""
+        self._checkpointer.close()
+        if jax.process_index() == 0:
+            for later in steps(self._folder.parent):
+                if later > step:
+                    shutil.rmtree(self._folder / str(later))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("checkpoints removed")
+        self._checkpointer = self._open()
 
     def __enter__(self) -> TrainingCheckpoints:
         return self
@@ -78,6 +95,16 @@ def steps(run_dir: os.PathLike | str) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
+
+
+def restore(run_dir: os.PathLike | str, step: int, abstract: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """Restores the checkpoint of a step (see `restore_latest`)."""
+    try:
+        return _restore_parts(Path(run_dir) / _CHECKPOINTS / str(step), abstract)
+    except _UnreadableError as error:
+        raise UserError(
+            f"Checkpoint {step} of {run_dir} cannot be read ({error}): remove it and start again."
+        ) from None
 
 
 def restore_latest(run_dir: os.PathLike | str, abstract: Mapping[str, PyTree]) -> tuple[int, dict[str, PyTree]] | None:

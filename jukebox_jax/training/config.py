@@ -97,8 +97,12 @@ class TrainConfig:
         decide, so that the schedule is well defined and a resumed run is the same run.
       min_steps: the smallest number of steps that `seconds` may choose (a busy machine can halve the speed).
       log_every, eval_every, checkpoint_every: in steps; 0 for the last two means: only at the end.
+      checkpoint_minutes: also a checkpoint when the last one is so old; 0: by steps alone.
       keep_checkpoints: how many of the latest checkpoints stay.
-      max_skipped: stop after this many consecutive steps whose loss or gradients were not finite.
+      max_skipped: after this many consecutive steps whose loss or gradients were not finite, return to the last
+        checkpoint before them and go on with the data behind them (`training.rewind`).
+      watchdog_minutes: end the process, with the stacks of all its threads, if no step is finished for so long; 0:
+        never.
       strategy: a row of `parallel.strategies.STRATEGIES`.
       mesh: sizes of (replica, fsdp, sequence, tensor) in place of the strategy's own; empty keeps those.
     """
@@ -111,8 +115,10 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 0
     checkpoint_every: int = 0
+    checkpoint_minutes: float = 0.0
     keep_checkpoints: int = 2
     max_skipped: int = 10
+    watchdog_minutes: float = 60.0
     strategy: str = "single"
     mesh: tuple[int, ...] = ()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -121,7 +127,7 @@ class TrainConfig:
         _require(0 <= self.seed < 2**32, "seed", self.seed, f"from 0 to {2**32 - 1}")
         for name in ("batch_size", "steps", "min_steps", "log_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("eval_every", "checkpoint_every"):
+        for name in ("eval_every", "checkpoint_every", "checkpoint_minutes", "watchdog_minutes"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.seconds is None or self.seconds > 0, "seconds", self.seconds, "above 0, or absent")
         if self.seconds is not None:

@@ -7,28 +7,28 @@ from collections.abc import Mapping
 
 import jax
 
-from jukebox_jax.errors import UserError
 from jukebox_jax.training.config import TrainConfig
 from jukebox_jax.training.task import Task
 from jukebox_jax.training.telemetry import Telemetry
 
 
 class Log:
-    """Turns a step's metrics into a row, a moved progress line, or the end of a run that has gone bad."""
+    """Turns a step's metrics into a row and a moved progress line, and sees when a run goes bad.
 
-    def __init__(self, task: Task, config: TrainConfig, telemetry: Telemetry, step: int) -> None:
+    Args:
+      step: finished steps.
+      skipped: how many of the last ones were skipped.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig, telemetry: Telemetry, step: int, skipped: int = 0) -> None:
         self._task, self._config, self._telemetry = task, config, telemetry
-        self._consecutive_skips = 0
+        self._step, self._skipped = step, skipped
         self._alarmed = False
         self._started = time.monotonic()
         self._last_row = (step, self._started)
 
     def step(self, step: int, metrics: Mapping[str, jax.Array], total_steps: int) -> None:
-        """Waits for the step's metrics and handles them.
-
-        Raises:
-          UserError: the loss or gradients were not finite for `max_skipped` steps in a row.
-        """
+        """Waits for the step's metrics and handles them."""
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         self._telemetry.advance(values["loss"], total_steps)
         self._warn_of(step, values["loss"])
@@ -44,12 +44,26 @@ class Log:
                 "flops_per_second": examples * self._task.flops_per_example,
             }
             self._telemetry.write(step, values)
-        self._consecutive_skips = self._consecutive_skips + 1 if values["skipped"] else 0
-        if self._consecutive_skips >= self._config.max_skipped:
-            raise UserError(
-                f"Loss or gradients were not finite in {self._consecutive_skips} steps in a row, up to step {step}: "
-                "lower train.optimizer.learning_rate or look for broken data."
-            )
+        self._step = step
+        self._skipped = self._skipped + 1 if values["skipped"] else 0
+
+    @property
+    def bad_steps(self) -> range:
+        """The last steps, as far as they were skipped."""
+        return range(self._step - self._skipped + 1, self._step + 1)
+
+    @property
+    def went_bad(self) -> bool:
+        """Whether `max_skipped` steps in a row were skipped."""
+        return self._skipped >= self._config.max_skipped
+
+    def rewound(self, step: int, skipped: int) -> None:
+        """The run goes on from an earlier step."""
+        self._telemetry.warn(
+            f"Loss or gradients were not finite in steps {self.bad_steps[0]} to {self.bad_steps[-1]}: going on from "
+            f"step {step} with the data behind them."
+        )
+        self._step, self._skipped, self._last_row = step, skipped, (step, time.monotonic())
 
     def _warn_of(self, step: int, loss: float) -> None:
         """Says that the loss is alarming when it becomes so, and again only after it was not."""

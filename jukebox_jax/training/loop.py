@@ -6,11 +6,9 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -20,25 +18,28 @@ from jukebox_jax import config as config_lib
 from jukebox_jax.checkpoint import store
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
+from jukebox_jax.parallel import hosts
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.training.config import TrainConfig
+from jukebox_jax.training.feed import Batches, Feed
 from jukebox_jax.training.log import Log, due
 from jukebox_jax.training.pace import Pace
+from jukebox_jax.training.rewind import Rewind, note_rewind, offset_after, plan_rewind, read_rewinds
 from jukebox_jax.training.state import TrainState, abstract_state, create_state, from_parts, to_parts
 from jukebox_jax.training.step import make_train_step
+from jukebox_jax.training.stopping import Watchdog, stop_signals
 from jukebox_jax.training.task import Task
 from jukebox_jax.training.telemetry import Telemetry
 
 PyTree = Any
-Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
 Evaluate = Callable[[PyTree, PyTree], Mapping[str, float]]
 
 # What may differ between a run folder's config and a resumed run's: it changes how long, how often and where,
 # not what is computed from an example.
 MAY_CHANGE = (
     *("batch_size", "steps", "seconds", "min_steps", "log_every", "eval_every", "checkpoint_every"),
-    *("keep_checkpoints", "max_skipped", "strategy", "mesh"),
+    *("checkpoint_minutes", "keep_checkpoints", "max_skipped", "watchdog_minutes", "strategy", "mesh"),
 )
 
 
@@ -79,20 +80,24 @@ def train(
 
     with contextlib.ExitStack() as stack:
         # ---- The folder is ours, and is the folder of this config ------------------------------------------------
-        if primary:
-            stack.enter_context(folder_lock(run_dir))
-        changed = _check_config(run_dir, run_config)
+        with hosts.together():
+            if primary:
+                stack.enter_context(folder_lock(run_dir))
+            changed = _check_config(run_dir, run_config)
 
         # ---- Devices, and the state on them ----------------------------------------------------------------------
         strategy = get_strategy(config.strategy)
         mesh = make_mesh(config.mesh or strategy.mesh_shape)
         stack.enter_context(jax.set_mesh(mesh))
         sharding = batch_sharding(mesh, strategy.rules, config.batch_size)
+        part = hosts.part_here(sharding, config.batch_size)
         abstract = abstract_state(task, config, mesh, strategy.rules)
 
         restored = store.restore_latest(run_dir, to_parts(abstract))
         if restored is not None:
             state = from_parts(restored[1])
+            offset = offset_after(read_rewinds(run_dir), restored[0], int(state.data_offset))
+            state = _with_counters(state, data_offset=offset)
         else:
             state = create_state(task, config, abstract)
             state = state if start is None else start(state)
@@ -101,14 +106,13 @@ def train(
         checkpoints = stack.enter_context(store.TrainingCheckpoints(run_dir, config.keep_checkpoints))
 
         # The host counts along, so that it never waits for a device to know where it is.
-        counters = (state.step, state.examples_seen, state.data_offset, state.total_steps)
-        step, examples_seen, data_offset, chosen_steps = map(int, jax.device_get(counters))
+        step, chosen_steps = int(state.step), int(state.total_steps)
         if config.seconds is None:
             chosen_steps = config.last_step
         elif "train.seconds" in changed:
             chosen_steps = 0  # another budget: measure again
         total_steps = chosen_steps or config.last_step
-        state = _set_total_steps(state, chosen_steps, abstract)
+        state = _with_counters(state, total_steps=chosen_steps)
 
         telemetry = stack.enter_context(Telemetry(run_dir, step, total_steps, primary, progress))
         if step:
@@ -124,53 +128,100 @@ def train(
         train_step = make_train_step(task, config, mesh, strategy.rules, abstract).lower(abstract, batch_spec).compile()
 
         # ---- Steps -----------------------------------------------------------------------------------------------
-        stop = stack.enter_context(_stop_signals())
-        stream = batches(examples_seen + data_offset)
-        log = Log(task, config, telemetry, step)
+        stop = stack.enter_context(stop_signals())
+        watchdog = stack.enter_context(Watchdog(config.watchdog_minutes))
+        ballot = hosts.Ballot(questions=3)
+        log = Log(task, config, telemetry, step, int(state.skipped_in_a_row))
         pace = Pace(config, step, started) if not chosen_steps else None
-        saved = evaluated = step
+        data = Feed(batches, batch_spec, part, step, int(state.examples_seen) + int(state.data_offset))
+        saved, saved_at, evaluated = step, time.monotonic(), step
         running: dict[str, jax.Array] | None = None  # metrics of the step that the devices are at
+        stopped = 0  # by which signal
 
-        batch = _place(_next_batch(stream, step), batch_spec)
-        while step < total_steps and not stop:
+        batch = data.next()
+        while step < total_steps and not stopped:
             with jax.transfer_guard("disallow"):  # nothing moves between host and devices unless we say so
                 state, metrics = train_step(state, batch)
             if step + 1 < total_steps:
-                batch = _place(_next_batch(stream, step + 1), batch_spec)  # moves to the devices while they compute
+                batch = data.next()  # moves to the devices while they compute
             if running is not None:
                 log.step(step, running, total_steps)  # read the previous step's metrics while this one runs
+                watchdog.alive()
             step, running = step + 1, metrics
 
-            if pace is not None and (chosen_steps := pace.steps_within_budget(step)):
-                total_steps, pace = chosen_steps, None
-                state = _set_total_steps(state, total_steps, abstract)
+            # What one host alone knows (a signal, the time) is done by all of them after the same step.
+            chosen = 0 if pace is None else pace.steps_within_budget(step) or 0
+            old = config.checkpoint_minutes and time.monotonic() - saved_at > 60 * config.checkpoint_minutes
+            first = int(primary)
+            stopped, checkpoint_due, chosen = ballot.vote([stop[0] if stop else 0, first * bool(old), first * chosen])
+            if pace is not None and chosen:
+                total_steps, pace = max(chosen, step), None
+                state = _with_counters(state, total_steps=total_steps)
                 telemetry.say(f"{config.seconds:g} s are enough for {total_steps} steps.")
 
-            checkpoint = due(step, config.checkpoint_every)
+            checkpoint = checkpoint_due or due(step, config.checkpoint_every)
             evaluation = evaluate is not None and due(step, config.eval_every)
-            if checkpoint or evaluation:
+            if (checkpoint or evaluation or step == total_steps or stopped) and not log.went_bad:
                 log.step(step, running, total_steps)  # a checkpoint never knows more than the log
                 running = None
-            if checkpoint:
+            if log.went_bad:
+                state = _rewind(checkpoints, abstract, log, data, run_dir, config.checkpoint_every)
+                step, running, batch = int(state.step), None, data.next()
+                saved, saved_at = step, time.monotonic()
+                telemetry.rewind(step)
+                continue
+            if checkpoint and not log.bad_steps:  # those before the bad steps must not have to go for it
                 checkpoints.save(step, to_parts(state))
-                saved = step
+                saved, saved_at = step, time.monotonic()
             if evaluation:
                 log.evaluation(step, evaluate(state.eval_params, state.model_state))
                 evaluated = step
+                watchdog.alive()
 
         # ---- The end, or a stop from outside ---------------------------------------------------------------------
-        if running is not None:
-            log.step(step, running, total_steps)
         if saved != step:
             checkpoints.save(step, to_parts(state))
-        if evaluate is not None and evaluated != step and not stop:
+        if evaluate is not None and evaluated != step and not stopped:
             log.evaluation(step, evaluate(state.eval_params, state.model_state))
         checkpoints.wait()
-        if stop:
+        if stopped:
             if primary:
                 print(f"\nStopped after step {step}; the same command resumes {run_dir}.", file=sys.stderr)
-            raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(128 + stop[0])
+            raise KeyboardInterrupt if stopped == signal.SIGINT else SystemExit(128 + stopped)
         return state
+
+
+def _rewind(
+    checkpoints: store.TrainingCheckpoints,
+    abstract: TrainState,
+    log: Log,
+    data: Feed,
+    run_dir: Path,
+    every: int,
+) -> TrainState:
+    """The state of the last checkpoint from before the bad steps; the data go on behind the bad batches.
+
+    Raises:
+      UserError: there is none, or the run has been there before.
+    """
+    bad = log.bad_steps
+    checkpoints.wait()
+    with hosts.together():
+        to_step = plan_rewind(read_rewinds(run_dir), store.steps(run_dir), every, bad[0], bad[-1])
+        if to_step is None:
+            raise UserError(
+                f"Loss or gradients were not finite in steps {bad[0]} to {bad[-1]}, and there is no checkpoint from "
+                "before them: lower train.optimizer.learning_rate or look for broken data."
+            )
+    checkpoints.forget_after(to_step)
+    restored = from_parts(store.restore(run_dir, to_step, to_parts(abstract)))
+    behind = data.position_after(bad[-1])
+    offset = behind - int(restored.examples_seen)
+    if jax.process_index() == 0:
+        note_rewind(run_dir, Rewind(to_step, bad[0], bad[-1], offset))
+    log.rewound(to_step, int(restored.skipped_in_a_row))
+    data.move(to_step, behind)
+    return _with_counters(restored, data_offset=offset)
 
 
 def _check_config(run_dir: Path, run_config: Mapping[str, Any]) -> list[str]:
@@ -194,54 +245,8 @@ def _check_config(run_dir: Path, run_config: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def _set_total_steps(state: TrainState, total_steps: int, abstract: TrainState) -> TrainState:
-    return state.replace(total_steps=jax.device_put(np.int32(total_steps), abstract.total_steps.sharding))
-
-
-def _next_batch(stream: Iterator[Mapping[str, np.ndarray]], step: int) -> Mapping[str, np.ndarray]:
-    try:
-        return next(stream)
-    except StopIteration:
-        raise UserError(f"The data ended after step {step}: training needs a stream without end.") from None
-
-
-def _place(batch: Mapping[str, np.ndarray], spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """Puts this host's part of a batch on its devices."""
-    placed = {}
-    for name, wanted in spec.items():
-        if name not in batch:
-            raise UserError(f"The data has no {name!r}, which this model needs: prepare the data for this model.")
-        array = batch[name]
-        local = (wanted.shape[0] // jax.process_count(), *wanted.shape[1:])
-        if array.shape != local or array.dtype != wanted.dtype:
-            raise UserError(
-                f"The data's {name!r} is {array.dtype}{list(array.shape)} and this model needs "
-                f"{wanted.dtype}{list(local)}: prepare the data for this model."
-            )
-        placed[name] = jax.make_array_from_process_local_data(wanted.sharding, array, wanted.shape)
-    return placed
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Yields a list to which the first SIGINT or SIGTERM is added; a second one acts as if we were not here."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
-        yield received
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    for number in previous:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        restore()
+def _with_counters(state: TrainState, **values: int) -> TrainState:
+    """The state with some of its counters set."""
+    return state.replace(
+        **{name: jax.device_put(np.int32(value), getattr(state, name).sharding) for name, value in values.items()}
+    )

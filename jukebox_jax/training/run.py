@@ -23,6 +23,9 @@ from jukebox_jax.models.codebook import Codebook
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
+from jukebox_jax.parallel.hosts import part_here
+from jukebox_jax.parallel.mesh import make_mesh
+from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.pipeline.bandwidth import bandwidth, stored_bandwidth
 from jukebox_jax.pipeline.dataset import Dataset, open_dataset
 from jukebox_jax.pipeline.stream import LabelSpec, LyricSpec, Stream, TimingSpec, long_enough
@@ -108,7 +111,8 @@ def _train_codec(
     if init is not None:
         trained = load_codec(init)
         _check_start("codec", init, trained.config, model)
-    stream = Stream(dataset, "train", window, batch_size=batch_size, blend=config.data.blend, **_this_process())
+    part = _part_here(config.train)
+    stream = Stream(dataset, "train", window, batch_size=batch_size, blend=config.data.blend, **part)
     held_out = _holds_out(dataset, window)
     _say_what_is_missing(stream, held_out)
     scales = Bandwidth(**_bandwidth(dataset, window))
@@ -152,9 +156,8 @@ def _train_prior(
         )
     trained = None if codec is None else load_codec(codec)
     encoder = trained if audio else None
-    stream = prior_stream(
-        model, dataset, "train", batch_size, labels, codec=encoder, blend=config.blend, **_this_process()
-    )
+    part = _part_here(config.train)
+    stream = prior_stream(model, dataset, "train", batch_size, labels, codec=encoder, blend=config.blend, **part)
     if audio:
         codec_hash, codes = trained.hash, trained.config.codes
     else:
@@ -168,7 +171,7 @@ def _train_prior(
         held_out = prior_stream(model, dataset, "validation", batch_size, labels, codec=encoder, shuffle=False)
         evaluate = prior_evaluation(model, _tokens_of(held_out, model, encoder, batch_size))
     _say_what_is_missing(stream, evaluate is not None)
-    windows = _tokens_of(stream, model, encoder, batch_size // jax.process_count())
+    windows = _tokens_of(stream, model, encoder, batch_size // part["process_count"])
     run_config: dict[str, Any] = {
         "kind": "prior",
         **config_lib.to_dict(dataclasses.replace(config, model=model)),
@@ -203,9 +206,12 @@ def _tokens_of(
     return EncodedStream(stream, encoder, levels, local_batch)
 
 
-def _this_process() -> dict[str, int]:
+def _part_here(config: TrainConfig) -> dict[str, int]:
     """Which part of every batch this host reads."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    strategy = get_strategy(config.strategy)
+    mesh = make_mesh(config.mesh or strategy.mesh_shape)
+    part = part_here(batch_sharding(mesh, strategy.rules, config.batch_size), config.batch_size)
+    return {"process_index": part.index, "process_count": part.count}
 
 
 def _holds_out(dataset: Dataset, window_samples: int) -> bool:

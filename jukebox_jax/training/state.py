@@ -30,6 +30,7 @@ class TrainState:
       data_offset: added to `examples_seen` when asking for data; a rewind past bad data advances it.
       skipped_steps: steps whose loss or gradients were not finite, or whose gradients were to be ignored, and which
         changed nothing else (but the loss scale).
+      skipped_in_a_row: how many of them were the last steps; 0 after a step that was taken.
       params, opt_state: parameters and optax state.
       ema: average of the parameters, or None.
       model_state: the task's own state (codebooks), `{}` if none.
@@ -41,6 +42,7 @@ class TrainState:
     examples_seen: PyTree
     data_offset: PyTree
     skipped_steps: PyTree
+    skipped_in_a_row: PyTree
     params: PyTree
     opt_state: PyTree
     ema: PyTree | None
@@ -89,6 +91,7 @@ def _boxed_state(task: Task, config: TrainConfig) -> TrainState:
         examples_seen=zero,
         data_offset=zero,
         skipped_steps=zero,
+        skipped_in_a_row=zero,
         params=params,
         opt_state=make_optimizer(config.optimizer).init(params),
         ema=None if config.optimizer.ema_decay is None else create_ema(params),
@@ -115,4 +118,4 @@ def from_parts(parts: dict[str, PyTree]) -> TrainState:
     return TrainState(params=parts["params"], ema=parts["ema"], model_state=parts["model_state"], **parts["trainer"])
 
 
-_COUNTERS = ("step", "total_steps", "examples_seen", "data_offset", "skipped_steps")
+_COUNTERS = ("step", "total_steps", "examples_seen", "data_offset", "skipped_steps", "skipped_in_a_row")

@@ -97,6 +97,7 @@ def make_train_step(
             step=state.step + 1,
             examples_seen=state.examples_seen + config.batch_size,
             skipped_steps=state.skipped_steps + skipped,
+            skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
             params=params,
             opt_state=opt_state,
             ema=ema,

@@ -33,10 +33,8 @@ class Telemetry:
         if enabled:
             from tensorboardX import SummaryWriter  # slow to import, and needed nowhere else
 
-            path = Path(run_dir) / METRICS_FILE
-            drop_rows_after(path, step)
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
-            self._events = SummaryWriter(str(run_dir), purge_step=step + 1)
+            self._run_dir, self._writer = Path(run_dir), SummaryWriter
+            self._open(step)
         self._bar = tqdm(
             initial=step,
             total=total_steps,
@@ -47,6 +45,21 @@ class Telemetry:
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
             file=sys.stderr,
         )
+
+    def _open(self, step: int) -> None:
+        path = self._run_dir / METRICS_FILE
+        drop_rows_after(path, step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        self._events = self._writer(str(self._run_dir), purge_step=step + 1)
+
+    def rewind(self, step: int) -> None:
+        """The run goes on from an earlier step: what was logged after it is dropped."""
+        if self._file is not None and self._events is not None:
+            self._file.close()
+            self._events.close()
+            self._open(step)
+        self._bar.n = step
+        self._bar.refresh()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a row. A value that is not finite becomes null: NaN is not JSON."""

@@ -20,6 +20,7 @@ from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import get_strategy
 from jukebox_jax.training.prior_task import prior_task
+from jukebox_jax.training.rewind import read_rewinds
 from jukebox_jax.training.state import abstract_state, to_parts
 from jukebox_jax.training.telemetry import read_metrics
 from tests.training import toy
@@ -206,11 +207,74 @@ def test_only_priors_have_an_alarming_loss():
     assert toy.make_task().alarming_loss is None
 
 
-def test_bad_numbers_in_a_row_end_the_run(tmp_path):
+def test_bad_numbers_in_a_row_end_a_run_without_checkpoints(tmp_path):
     config = toy.make_config(steps=20, max_skipped=3)
     batches = with_bad_batches({1, 2, 5, 6, 7})
-    with pytest.raises(UserError, match="3 steps in a row, up to step 8"):
+    with pytest.raises(UserError, match="in steps 6 to 8, and there is no checkpoint from before them"):
         toy.train(toy.make_task(), config, batches, tmp_path / "run", progress=False, run_config={"train": {}})
+
+
+REWINDING = {"max_skipped": 2, "checkpoint_every": 3}
+
+
+def rewinding_run(run_dir, bad_batches, on_batch=None, **changes):
+    """Batches 4 and 5 (and others) are bad: after step 6 the run returns to step 3 and reads on from batch 6."""
+    given = []
+
+    def batches(position):
+        for batch in with_bad_batches(bad_batches)(position):
+            given.append(position // 8)
+            if on_batch is not None:
+                on_batch(len(given))
+            yield batch
+            position += 8
+
+    config = toy.make_config(**REWINDING, **changes)
+    run = {"progress": False, "run_config": {"train": {"max_skipped": 2}}}
+    return toy.train(toy.make_task(), config, batches, run_dir, **run), given
+
+
+def test_bad_numbers_in_a_row_return_the_run_to_before_them_and_behind_their_data(tmp_path, capsys):
+    state, given = rewinding_run(tmp_path / "run", {4, 5})
+    # Batch 6 was on its way when the metrics of step 6 were read; afterwards no bad batch is met again.
+    assert given == [0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11, 12]
+    assert (int(state.step), int(state.examples_seen), int(state.data_offset)) == (10, 80, 24)
+    assert int(state.skipped_steps) == 0
+    told = "in steps 5 to 6: going on from step 3 with the data behind them"
+    assert told in capsys.readouterr().err
+    rows = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    assert not any(row["skipped"] for row in rows)
+
+
+@pytest.mark.parametrize("stop_at", [5, 6, 7, 8, 9, 10])
+def test_a_rewind_comes_to_the_same_end_wherever_the_run_is_interrupted(tmp_path, stop_at):
+    want, _ = rewinding_run(tmp_path / "whole", {4, 5})
+
+    def interrupt(count):
+        if count == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        rewinding_run(tmp_path / "run", {4, 5}, interrupt)
+    state, _ = rewinding_run(tmp_path / "run", {4, 5})
+    assert_same_bits(state, want)
+    assert untimed(tmp_path / "run") == untimed(tmp_path / "whole")
+
+
+def test_a_second_rewind_to_the_same_place_ends_the_run_and_lists_the_steps(tmp_path):
+    words = r"in steps 5 to 6 and, after a rewind to step 3 and other data, in steps 4 to 5"
+    with pytest.raises(UserError, match=words):
+        rewinding_run(tmp_path / "run", {4, 5, 6, 7})
+    with pytest.raises(UserError, match=words):  # and so does the same command
+        rewinding_run(tmp_path / "run", {4, 5, 6, 7})
+
+
+def test_another_place_may_be_rewound_too(tmp_path):
+    state, given = rewinding_run(tmp_path / "run", {4, 5, 11, 12})
+    assert int(state.data_offset) == (3 + 4) * 8
+    assert given[-1] == 9 + 7
+    assert [row.to_step for row in read_rewinds(tmp_path / "run")] == [3, 6]
 
 
 def test_a_time_budget_chooses_the_steps_once_and_a_resume_keeps_them(tmp_path):

@@ -466,7 +466,7 @@ def test_half_moments_are_sharded_like_their_parameters():
 
 def test_a_run_without_dynamic_scale_has_the_checkpoint_it_always_had():
     abstract = abstract_state(toy.make_task(), toy.make_config(), make_mesh((1, 1, 1, 1)), get_strategy("single").rules)
-    counters = {"step", "total_steps", "examples_seen", "data_offset", "skipped_steps"}
+    counters = {"step", "total_steps", "examples_seen", "data_offset", "skipped_steps", "skipped_in_a_row"}
     assert set(to_parts(abstract)["trainer"]) == {"opt_state"} | counters
 
 
