@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 
 from jukebox_jax.cli import arguments
 
@@ -40,15 +42,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init", metavar="MODEL", type=arguments.local_path, help="start from the weights of a model or run folder"
     )
+    parser.add_argument(
+        "--hosts",
+        metavar="HOSTS",
+        help="one run on several hosts, started on each of them: auto where the cluster says who they are (Cloud TPU, "
+        "GKE, Slurm, Open MPI), or ADDRESS:PORT,COUNT,INDEX with the address of host 0",
+    )
+    parser.add_argument(
+        "--wait-minutes",
+        metavar="N",
+        type=arguments.number,
+        default=10.0,
+        help="how long to wait for the other hosts at the start (default: 10)",
+    )
+    parser.add_argument(
+        "--compile-cache",
+        metavar="DIR",
+        help="where compiled programs are kept between runs (default: jukebox_jax in the user's cache folder), or none",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
 def run(args: argparse.Namespace) -> None:
+    from jukebox_jax.cli.compile_cache import keep_compiled
     from jukebox_jax.cli.flags import load_config
+    from jukebox_jax.parallel import hosts
 
     config = load_config(args.config, args.overrides)
+    together = contextlib.nullcontext()
+    if args.hosts is not None:
+        together = hosts.join(hosts.parse_hosts(args.hosts), args.wait_minutes)
+    keep_compiled(args.compile_cache)
 
     from jukebox_jax.training.run import train_run
 
-    train_run(config, args.data, args.out, args.codec, init=args.init, progress=not args.quiet)
-    print(f"run: {args.out}")
+    with together:
+        try:
+            train_run(config, args.data, args.out, args.codec, init=args.init, progress=not args.quiet)
+        except SystemExit as stop:
+            if stop.code != 128 + signal.SIGTERM:
+                raise
+            return  # whoever asked for the end got it: the state is saved
+        if hosts.is_first():
+            print(f"run: {args.out}")

@@ -106,6 +106,11 @@ def _give_up(others: str, minutes: float) -> NoReturn:
     os._exit(2)
 
 
+def is_first() -> bool:
+    """Whether this is the host that prints and writes for all."""
+    return jax.process_index() == 0
+
+
 # ---- Whose rows -------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +131,10 @@ def part_here(sharding: Sharding, batch_size: int) -> Part:
     Raises:
       UserError: they are not one of several equal parts of the batch.
     """
-    slices = {index[0].indices(batch_size)[:2] for index in _indices_here(sharding, batch_size)}
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    slices = {index[0].indices(batch_size)[:2] for index in indices}
+    if not slices:
+        raise UserError("The mesh has no device of this host: choose a strategy, or mesh sizes, for all devices.")
     start, stop = min(s for s, _ in slices), max(s for _, s in slices)
     rows = stop - start
     whole = sum(b - a for a, b in slices) == rows  # no gaps, no overlaps
@@ -136,10 +144,6 @@ def part_here(sharding: Sharding, batch_size: int) -> Part:
             "whole groups of the replica and fsdp axes."
         )
     return Part(start // rows, batch_size // rows)
-
-
-def _indices_here(sharding: Sharding, batch_size: int) -> list[tuple[slice, ...]]:
-    return list(sharding.addressable_devices_indices_map((batch_size,)).values())
 
 
 # ---- Agreement --------------------------------------------------------------------------------------------------
@@ -173,9 +177,9 @@ class Ballot:
         self._counted: Array | list[int] = [0] * questions
         if jax.process_count() > 1:
             one_each = {device.process_index: device for device in reversed(jax.devices())}
-            mesh = Mesh(np.asarray([one_each[index] for index in sorted(one_each)]), ("host",))
-            self._votes = NamedSharding(mesh, PartitionSpec("host"))
-            self._count = jax.jit(partial(jnp.max, axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+            self._mesh = Mesh(np.asarray([one_each[index] for index in sorted(one_each)]), ("host",))
+            self._votes = NamedSharding(self._mesh, PartitionSpec("host"))
+            self._count = jax.jit(partial(jnp.max, axis=0), out_shardings=NamedSharding(self._mesh, PartitionSpec()))
 
     def vote(self, wishes: Sequence[int]) -> list[int]:
         """Casts this host's wishes (>= 0); every host has to call it equally often."""
@@ -184,7 +188,8 @@ class Ballot:
         before = self._counted
         cast = np.asarray(wishes, np.int32)[None]
         votes: Int[Array, "hosts questions"] = jax.make_array_from_process_local_data(self._votes, cast)
-        self._counted = self._count(votes)
+        with jax.set_mesh(self._mesh):
+            self._counted = self._count(votes)
         return [int(value) for value in (before if isinstance(before, list) else _local(before))]
 
 

@@ -23,7 +23,7 @@ from jukebox_jax.models.codebook import Codebook
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
-from jukebox_jax.parallel.hosts import part_here
+from jukebox_jax.parallel.hosts import Part, part_here
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.pipeline.bandwidth import bandwidth, stored_bandwidth
@@ -111,8 +111,16 @@ def _train_codec(
     if init is not None:
         trained = load_codec(init)
         _check_start("codec", init, trained.config, model)
-    part = _part_here(config.train)
-    stream = Stream(dataset, "train", window, batch_size=batch_size, blend=config.data.blend, **part)
+    part = part_of_this_host(config.train)
+    stream = Stream(
+        dataset,
+        "train",
+        window,
+        batch_size=batch_size,
+        blend=config.data.blend,
+        process_index=part.index,
+        process_count=part.count,
+    )
     held_out = _holds_out(dataset, window)
     _say_what_is_missing(stream, held_out)
     scales = Bandwidth(**_bandwidth(dataset, window))
@@ -156,8 +164,8 @@ def _train_prior(
         )
     trained = None if codec is None else load_codec(codec)
     encoder = trained if audio else None
-    part = _part_here(config.train)
-    stream = prior_stream(model, dataset, "train", batch_size, labels, codec=encoder, blend=config.blend, **part)
+    part = part_of_this_host(config.train)
+    stream = prior_stream(model, dataset, "train", batch_size, labels, codec=encoder, blend=config.blend, part=part)
     if audio:
         codec_hash, codes = trained.hash, trained.config.codes
     else:
@@ -171,7 +179,7 @@ def _train_prior(
         held_out = prior_stream(model, dataset, "validation", batch_size, labels, codec=encoder, shuffle=False)
         evaluate = prior_evaluation(model, _tokens_of(held_out, model, encoder, batch_size))
     _say_what_is_missing(stream, evaluate is not None)
-    windows = _tokens_of(stream, model, encoder, batch_size // part["process_count"])
+    windows = _tokens_of(stream, model, encoder, batch_size // part.count)
     run_config: dict[str, Any] = {
         "kind": "prior",
         **config_lib.to_dict(dataclasses.replace(config, model=model)),
@@ -206,12 +214,11 @@ def _tokens_of(
     return EncodedStream(stream, encoder, levels, local_batch)
 
 
-def _part_here(config: TrainConfig) -> dict[str, int]:
+def part_of_this_host(config: TrainConfig) -> Part:
     """Which part of every batch this host reads."""
     strategy = get_strategy(config.strategy)
     mesh = make_mesh(config.mesh or strategy.mesh_shape)
-    part = part_here(batch_sharding(mesh, strategy.rules, config.batch_size), config.batch_size)
-    return {"process_index": part.index, "process_count": part.count}
+    return part_here(batch_sharding(mesh, strategy.rules, config.batch_size), config.batch_size)
 
 
 def _holds_out(dataset: Dataset, window_samples: int) -> bool:
@@ -314,8 +321,7 @@ def prior_stream(
     codec: TrainedCodec | None = None,
     shuffle: bool = True,
     blend: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
+    part: Part = Part(0, 1),
 ) -> Stream:
     """The windows of tokens, upper tokens, labels and lyrics that `model` reads; of a batch, this process's part.
 
@@ -367,6 +373,6 @@ def prior_stream(
         shuffle=shuffle,
         shift=shuffle,
         blend=blend and codec is not None,
-        process_index=process_index,
-        process_count=process_count,
+        process_index=part.index,
+        process_count=part.count,
     )

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from jukebox_jax.errors import UserError
 from jukebox_jax.models.losses import CodecLossConfig
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
+from jukebox_jax.parallel.hosts import Part
 from jukebox_jax.pipeline.bandwidth import bandwidth_table, save_bandwidth
 from jukebox_jax.training import run
 from jukebox_jax.training.config import OptimizerConfig, TrainConfig
@@ -118,8 +118,7 @@ def test_each_process_reads_its_part_of_the_batch(tmp_path, monkeypatch, config)
         def train(task, config, batches, *_, **__):
             raise Reached(next(batches(0)))
 
-        monkeypatch.setattr(jax, "process_index", lambda: index)
-        monkeypatch.setattr(jax, "process_count", lambda: count)
+        monkeypatch.setattr(run, "part_of_this_host", lambda _: Part(index, count))
         monkeypatch.setattr(run, "train", train)
         with pytest.raises(Reached) as reached:
             run.train_run(config, data.folder, tmp_path / "run", progress=False)
