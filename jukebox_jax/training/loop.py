@@ -120,6 +120,10 @@ def train(
         if step >= total_steps:
             return state
 
+        # One host of several must not die alone: it notes a signal even while it compiles.
+        early = jax.process_count() > 1
+        stop = stack.enter_context(stop_signals()) if early else []
+
         # ---- Compile before the first batch is asked for ---------------------------------------------------------
         batch_spec = {
             name: jax.ShapeDtypeStruct((config.batch_size, *spec.shape), spec.dtype, sharding=sharding)
@@ -128,7 +132,7 @@ def train(
         train_step = make_train_step(task, config, mesh, strategy.rules, abstract).lower(abstract, batch_spec).compile()
 
         # ---- Steps -----------------------------------------------------------------------------------------------
-        stop = stack.enter_context(stop_signals())
+        stop = stop if early else stack.enter_context(stop_signals())
         watchdog = stack.enter_context(Watchdog(config.watchdog_minutes))
         ballot = hosts.Ballot(questions=3)
         log = Log(task, config, telemetry, step, int(state.skipped_in_a_row))
