@@ -97,6 +97,11 @@ class TrainConfig:
         decide, so that the schedule is well defined and a resumed run is the same run.
       min_steps: the smallest number of steps that `seconds` may choose (a busy machine can halve the speed).
       log_every, eval_every, checkpoint_every: in steps; 0 for the last two means: only at the end.
+      audio_every: how often fixed held-out items are made audible, in steps; 0: never.
+      profile: (first step, number of steps) to profile into RUN/profile; empty: none.
+      peak_flops: what one device can do at best, in FLOP/s, for the metric `mfu`; None: what `parallel.peaks` knows
+        of its kind.
+      wandb_project: also log to this project of Weights & Biases (extra `[wandb]`).
       keep_checkpoints: how many of the latest checkpoints stay.
       max_skipped: stop after this many consecutive steps whose loss or gradients were not finite.
       strategy: a row of `parallel.strategies.STRATEGIES`.
@@ -111,6 +116,10 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 0
     checkpoint_every: int = 0
+    audio_every: int = 0
+    profile: tuple[int, ...] = ()
+    peak_flops: float | None = None
+    wandb_project: str | None = None
     keep_checkpoints: int = 2
     max_skipped: int = 10
     strategy: str = "single"
@@ -121,8 +130,11 @@ class TrainConfig:
         _require(0 <= self.seed < 2**32, "seed", self.seed, f"from 0 to {2**32 - 1}")
         for name in ("batch_size", "steps", "min_steps", "log_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("eval_every", "checkpoint_every"):
+        for name in ("eval_every", "checkpoint_every", "audio_every"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        window = len(self.profile) in (0, 2) and all(number >= 1 for number in self.profile)
+        _require(window, "profile", self.profile, "(first step, number of steps), both 1 or more, or empty")
+        _require(self.peak_flops is None or self.peak_flops > 0, "peak_flops", self.peak_flops, "above 0, or absent")
         _require(self.seconds is None or self.seconds > 0, "seconds", self.seconds, "above 0, or absent")
         if self.seconds is not None:
             longest = self.last_step

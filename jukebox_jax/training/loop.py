@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from jukebox_jax import config as config_lib
 from jukebox_jax.checkpoint import store
@@ -23,22 +24,26 @@ from jukebox_jax.files import folder_lock
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.training.config import TrainConfig
+from jukebox_jax.training.ledger import Ledger, summary
 from jukebox_jax.training.log import Log, due
 from jukebox_jax.training.pace import Pace
+from jukebox_jax.training.profile import Profiler
 from jukebox_jax.training.state import TrainState, abstract_state, create_state, from_parts, to_parts
 from jukebox_jax.training.step import make_train_step
 from jukebox_jax.training.task import Task
-from jukebox_jax.training.telemetry import Telemetry
+from jukebox_jax.training.telemetry import Clips, Telemetry, require_wandb
 
 PyTree = Any
 Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
 Evaluate = Callable[[PyTree, PyTree], Mapping[str, float]]
+Listen = Callable[[PyTree, PyTree], Clips]
 
 # What may differ between a run folder's config and a resumed run's: it changes how long, how often and where,
 # not what is computed from an example.
 MAY_CHANGE = (
     *("batch_size", "steps", "seconds", "min_steps", "log_every", "eval_every", "checkpoint_every"),
     *("keep_checkpoints", "max_skipped", "strategy", "mesh"),
+    *("audio_every", "profile", "peak_flops", "wandb_project"),
 )
 
 
@@ -50,6 +55,7 @@ def train(
     *,
     start: Callable[[TrainState], TrainState] | None = None,
     evaluate: Evaluate | None = None,
+    listen: Listen | None = None,
     run_config: Mapping[str, Any],
     progress: bool = True,
 ) -> TrainState:
@@ -61,10 +67,12 @@ def train(
     Args:
       batches: from a position in the data, in examples, to batches without end: dicts of numpy arrays (this host's
         part of `config.batch_size` examples) as in `task.batch_spec`. Must depend on the position alone.
-      run_dir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and TensorBoard events; one process at a time.
+      run_dir: gets `config.json`, `checkpoints/`, `metrics.jsonl`, `ledger.jsonl`, TensorBoard events and, where they
+        are asked for, `audio/` and `profile/`; one process at a time.
       start: what a new run's fresh state is passed through before the first step; to start from trained weights.
       evaluate: (parameters or their average, model_state) → metrics, logged with the prefix `eval_`; called every
-        `config.eval_every` steps and at the end.
+        `config.eval_every` steps and at the end, under the mesh and the strategy's rules, on all hosts.
+      listen: the same with clips to hear; called every `config.audio_every` steps.
       run_config: the whole run as a JSON-able dict, with this `TrainConfig` under `train`; kept as `config.json`.
       progress: whether to draw a progress line on stderr.
 
@@ -76,11 +84,14 @@ def train(
     started = time.monotonic()
     run_dir = Path(run_dir)
     primary = jax.process_index() == 0
+    if config.wandb_project is not None:
+        require_wandb()
 
     with contextlib.ExitStack() as stack:
         # ---- The folder is ours, and is the folder of this config ------------------------------------------------
         if primary:
             stack.enter_context(folder_lock(run_dir))
+        ledger = stack.enter_context(Ledger(run_dir, primary))
         changed = _check_config(run_dir, run_config)
 
         # ---- Devices, and the state on them ----------------------------------------------------------------------
@@ -110,13 +121,17 @@ def train(
         total_steps = chosen_steps or config.last_step
         state = _set_total_steps(state, chosen_steps, abstract)
 
-        telemetry = stack.enter_context(Telemetry(run_dir, step, total_steps, primary, progress))
+        ledger.rewind(step)
+        telemetry = stack.enter_context(
+            Telemetry(run_dir, step, total_steps, primary, progress, config.wandb_project, run_config)
+        )
         if step:
             telemetry.say(f"Resuming {run_dir} at step {step}.")
         if step >= total_steps:
             return state
 
         # ---- Compile before the first batch is asked for ---------------------------------------------------------
+        ledger.turn_to("compile")
         batch_spec = {
             name: jax.ShapeDtypeStruct((config.batch_size, *spec.shape), spec.dtype, sharding=sharding)
             for name, spec in task.batch_spec.items()
@@ -124,19 +139,25 @@ def train(
         train_step = make_train_step(task, config, mesh, strategy.rules, abstract).lower(abstract, batch_spec).compile()
 
         # ---- Steps -----------------------------------------------------------------------------------------------
+        ledger.turn_to("other")
         stop = stack.enter_context(_stop_signals())
         stream = batches(examples_seen + data_offset)
-        log = Log(task, config, telemetry, step)
+        log = Log(task, config, telemetry, ledger, step, list(mesh.devices.flat))
+        profiler = stack.enter_context(Profiler(run_dir, config.profile, primary))
         pace = Pace(config, step, started) if not chosen_steps else None
         saved = evaluated = step
         running: dict[str, jax.Array] | None = None  # metrics of the step that the devices are at
 
-        batch = _place(_next_batch(stream, step), batch_spec)
+        with ledger.spending("data"):
+            batch = _place(_next_batch(stream, step), batch_spec)
         while step < total_steps and not stop:
-            with jax.transfer_guard("disallow"):  # nothing moves between host and devices unless we say so
+            profiler.before(step + 1, running)
+            # Nothing moves between host and devices unless we say so.
+            with jax.transfer_guard("disallow"), ledger.spending("step"):
                 state, metrics = train_step(state, batch)
             if step + 1 < total_steps:
-                batch = _place(_next_batch(stream, step + 1), batch_spec)  # moves to the devices while they compute
+                with ledger.waiting_for_data(metrics["loss"]):
+                    batch = _place(_next_batch(stream, step + 1), batch_spec)  # moves to devices while they compute
             if running is not None:
                 log.step(step, running, total_steps)  # read the previous step's metrics while this one runs
             step, running = step + 1, metrics
@@ -148,28 +169,38 @@ def train(
 
             checkpoint = due(step, config.checkpoint_every)
             evaluation = evaluate is not None and due(step, config.eval_every)
-            if checkpoint or evaluation:
+            audio = listen is not None and due(step, config.audio_every)
+            if checkpoint or evaluation or audio:
                 log.step(step, running, total_steps)  # a checkpoint never knows more than the log
                 running = None
             if checkpoint:
-                checkpoints.save(step, to_parts(state))
+                with ledger.spending("checkpoint"):
+                    checkpoints.save(step, to_parts(state))
+                ledger.save()
                 saved = step
-            if evaluation:
-                log.evaluation(step, evaluate(state.eval_params, state.model_state))
-                evaluated = step
+            with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
+                if evaluation:
+                    log.evaluation(step, evaluate(state.eval_params, state.model_state))
+                    evaluated = step
+                if audio:
+                    log.audio(step, listen(state.eval_params, state.model_state))
 
         # ---- The end, or a stop from outside ---------------------------------------------------------------------
         if running is not None:
             log.step(step, running, total_steps)
         if saved != step:
-            checkpoints.save(step, to_parts(state))
+            with ledger.spending("checkpoint"):
+                checkpoints.save(step, to_parts(state))
         if evaluate is not None and evaluated != step and not stop:
-            log.evaluation(step, evaluate(state.eval_params, state.model_state))
-        checkpoints.wait()
+            with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
+                log.evaluation(step, evaluate(state.eval_params, state.model_state))
+        with ledger.spending("checkpoint"):
+            checkpoints.wait()
         if stop:
             if primary:
                 print(f"\nStopped after step {step}; the same command resumes {run_dir}.", file=sys.stderr)
             raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(128 + stop[0])
+        telemetry.say(summary(ledger.seconds))
         return state
 
 
