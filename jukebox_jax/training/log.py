@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
+from jukebox_jax.audio.files import Clips
 from jukebox_jax.errors import UserError
 from jukebox_jax.parallel.peaks import peak
 from jukebox_jax.training.config import TrainConfig
 from jukebox_jax.training.ledger import Ledger
 from jukebox_jax.training.task import Task
-from jukebox_jax.training.telemetry import Clips, Telemetry
+from jukebox_jax.training.telemetry import Telemetry
 
 
 class Log:

@@ -18,6 +18,7 @@ import numpy as np
 from flax import linen as nn
 
 from jukebox_jax import config as config_lib
+from jukebox_jax.audio.files import Clips
 from jukebox_jax.checkpoint import store
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
@@ -31,7 +32,7 @@ from jukebox_jax.training.profile import Profiler
 from jukebox_jax.training.state import TrainState, abstract_state, create_state, from_parts, to_parts
 from jukebox_jax.training.step import make_train_step
 from jukebox_jax.training.task import Task
-from jukebox_jax.training.telemetry import Clips, Telemetry, require_wandb
+from jukebox_jax.training.telemetry import Telemetry, require_wandb
 
 PyTree = Any
 Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
@@ -72,7 +73,8 @@ def train(
       start: what a new run's fresh state is passed through before the first step; to start from trained weights.
       evaluate: (parameters or their average, model_state) → metrics, logged with the prefix `eval_`; called every
         `config.eval_every` steps and at the end, under the mesh and the strategy's rules, on all hosts.
-      listen: the same with clips to hear; called every `config.audio_every` steps.
+      listen: (parameters or their average, model_state) → clips to hear; called every `config.audio_every` steps, under
+        the mesh alone, on all hosts.
       run_config: the whole run as a JSON-able dict, with this `TrainConfig` under `train`; kept as `config.json`.
       progress: whether to draw a progress line on stderr.
 
@@ -178,11 +180,12 @@ def train(
                     checkpoints.save(step, to_parts(state))
                 ledger.save()
                 saved = step
-            with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
-                if evaluation:
+            if evaluation:
+                with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
                     log.evaluation(step, evaluate(state.eval_params, state.model_state))
-                    evaluated = step
-                if audio:
+                evaluated = step
+            if audio:
+                with ledger.spending("eval"):
                     log.audio(step, listen(state.eval_params, state.model_state))
 
         # ---- The end, or a stop from outside ---------------------------------------------------------------------

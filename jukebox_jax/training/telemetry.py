@@ -12,18 +12,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from tqdm import tqdm
 
-from jukebox_jax.audio.files import write_audio
+from jukebox_jax.audio.files import Clips, write_audio
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 
 METRICS_FILE = "metrics.jsonl"
 AUDIO_FOLDER = "audio"
-
-#: Clips by name: mono samples and their rate in Hz.
-Clips = Mapping[str, tuple[Float[np.ndarray, " t"], int]]
 
 
 class Telemetry:

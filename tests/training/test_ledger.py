@@ -35,6 +35,11 @@ def spent(ledger: Ledger) -> dict[str, float]:
     return {kind: seconds for kind, seconds in ledger.seconds.items() if seconds}
 
 
+def fail_after(clock: Clock, seconds: float) -> None:
+    clock.spend(seconds)
+    raise RuntimeError("out of luck")
+
+
 def test_every_second_is_of_one_kind(tmp_path):
     clock = Clock()
     ledger = Ledger(tmp_path, clock=clock)
@@ -48,9 +53,8 @@ def test_every_second_is_of_one_kind(tmp_path):
         with ledger.spending("checkpoint"):
             clock.spend(5)
         clock.spend(0.25)
-    with pytest.raises(RuntimeError), ledger.spending("step"):
-        clock.spend(8.25)
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="out of luck"), ledger.spending("step"):
+        fail_after(clock, 8.25)
     assert spent(ledger) == {"init": 1, "compile": 2, "other": 0.5, "eval": 3.25, "checkpoint": 5, "step": 8.25}
     assert sum(ledger.seconds.values()) == clock.now - 100
     assert ledger.goodput == 8.25 / 20
@@ -147,13 +151,13 @@ def test_waiting_for_data_begins_when_the_devices_are_idle(tmp_path):
 
 
 def test_a_killed_and_resumed_run_says_what_was_lost(tmp_path):
-    command = [sys.executable, str(ROOT / "tests/training/toy.py"), str(tmp_path / "run"), "10", "kill", "8"]
+    command = [sys.executable, str(ROOT / "tests/training/toy.py"), str(tmp_path / "run"), "10", "kill", "9"]
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, check=False)
     first = time.monotonic() - began
     assert done.returncode == -signal.SIGKILL
     rows = read_ledger(tmp_path / "run")
-    assert rows[-1]["step"] == 7  # step 8 was running when the batch for step 9 was asked for
+    assert rows[-1]["step"] == 7  # the metrics of step 8 were to be read when the tenth batch had come
     assert rows[-1]["processes"] == 1
     assert rows[-1]["seconds"]["lost"] == 0
     assert 0 < sum(rows[-1]["seconds"].values()) < first
