@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jukebox_jax.audio.files import Clips
 from jukebox_jax.checkpoint.models import TrainedCodec
@@ -86,7 +86,7 @@ def _items(windows: Windows) -> dict[str, np.ndarray]:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _clips(named: Mapping[str, Float[np.ndarray, "b _ 1"]], sample_rate: int) -> Clips:
+def _clips(named: Mapping[str, Float[Array, "b _ 1"] | Float[np.ndarray, "b _ 1"]], sample_rate: int) -> Clips:
     return {
         f"item_{item}_{name}": (np.asarray(audio[item, :, 0], np.float32), sample_rate)
         for name, audio in named.items()

@@ -22,9 +22,8 @@ def placed(batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return dict(batch)
-    sharding = NamedSharding(
-        mesh, nn.logical_to_mesh_axes(("batch",)) if nn.get_logical_axis_rules() else PartitionSpec()
-    )
+    spec = nn.logical_to_mesh_axes(("batch",)) if nn.get_logical_axis_rules() else PartitionSpec()
+    sharding = NamedSharding(mesh, spec)
     return {
         name: jax.make_array_from_callback(array.shape, sharding, lambda index, array=array: array[index])
         for name, array in batch.items()
