@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,10 @@ READABLE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3",
 UNREADABLE_SUFFIXES = AV_SUFFIXES
 
 _WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+
+
+#: Clips by name: mono samples and their rate in Hz.
+Clips = Mapping[str, tuple[Float[np.ndarray, " t"], int]]
 
 
 @dataclass(frozen=True)

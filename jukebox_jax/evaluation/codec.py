@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jukebox_jax.audio.spectral import REFERENCE, magnitude_stft, spectral_convergence
+from jukebox_jax.evaluation.placement import everywhere, placed
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, codec_losses
 from jukebox_jax.models.vqvae import VQVAEConfig
 from jukebox_jax.pipeline.dataset import Dataset
@@ -29,7 +30,11 @@ def codec_evaluation(
     window_samples: int,
     batch_size: int,
 ) -> Callable[[dict, tuple], Mapping[str, float]] | None:
-    """A function (params, codebooks) → mean losses over fixed held-out windows; None without held-out songs."""
+    """A function (params, codebooks) → mean losses over fixed held-out windows; None without held-out songs.
+
+    Under the mesh and the rules of training it computes there, a part of each batch on every device; on several hosts,
+    all of them call it.
+    """
     if not dataset.splits["validation"]:
         return None
     stream = Stream(dataset, "validation", window_samples, batch_size=batch_size, shuffle=False, shift=False)
@@ -37,12 +42,12 @@ def codec_evaluation(
     @jax.jit
     def losses(params, codebooks, audio):
         total, _, metrics = codec_losses(model, loss, bandwidth, params, codebooks, audio, None)
-        return metrics | {"loss": total}
+        return everywhere(metrics | {"loss": total})
 
     def evaluate(params, codebooks) -> Mapping[str, float]:
         windows = min(stream.n_windows, EVALUATION_WINDOWS)
         rows = [
-            jax.device_get(losses(params, codebooks, stream.batch(0, position)["audio"]))
+            jax.device_get(losses(params, codebooks, placed(stream.batch(0, position))["audio"]))
             for position in range(0, windows, batch_size)
         ]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jukebox_jax.evaluation.placement import everywhere, placed
 from jukebox_jax.models.prior import Prior, PriorConfig
 
 #: The codes of one song at one level.
@@ -47,9 +48,13 @@ def held_out_bits(
     max_windows: int | None = None,
     change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda batch: batch,
 ) -> float:
-    """Mean bits per music token over the windows of an unshuffled stream; `change` may alter the labels first."""
+    """Mean bits per music token over the windows of an unshuffled stream; `change` may alter the labels first.
+
+    Under the mesh and the rules of training it computes there, a part of each batch on every device; on several hosts,
+    all of them call it.
+    """
     windows = stream.n_windows if max_windows is None else min(stream.n_windows, max_windows)
-    bits = [_bits(model, params, change(batch)) for batch in held_out_batches(stream, windows)]
+    bits = [_bits(model, params, placed(change(batch))) for batch in held_out_batches(stream, windows)]
     return float(np.mean(np.concatenate(jax.device_get(bits))[:windows]))
 
 
@@ -88,4 +93,4 @@ def bigram_bits(train: Sequence[Codes], held_out: Sequence[Codes], codes: int) -
 
 @partial(jax.jit, static_argnums=0)
 def _bits(model: PriorConfig, params: dict, batch: dict[str, Array]) -> Float[Array, " b"]:
-    return Prior(model).apply({"params": params}, batch, method="bits").music
+    return everywhere(Prior(model).apply({"params": params}, batch, method="bits").music)

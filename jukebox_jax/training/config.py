@@ -98,6 +98,11 @@ class TrainConfig:
       min_steps: the smallest number of steps that `seconds` may choose (a busy machine can halve the speed).
       log_every, eval_every, checkpoint_every: in steps; 0 for the last two means: only at the end.
       checkpoint_minutes: also a checkpoint when the last one is so old; 0: by steps alone.
+      audio_every: how often fixed held-out items are made audible, in steps; 0: never.
+      profile: (first step, number of steps) to profile into RUN/profile; empty: none.
+      peak_flops: what one device can do at best, in FLOP/s, for the metric `mfu`; None: what `parallel.peaks` knows
+        of its kind.
+      wandb_project: also log to this project of Weights & Biases (extra `[wandb]`).
       keep_checkpoints: how many of the latest checkpoints stay.
       max_skipped: after this many consecutive steps whose loss or gradients were not finite, return to the last
         checkpoint before them and go on with the data behind them (`training.rewind`).
@@ -116,6 +121,10 @@ class TrainConfig:
     eval_every: int = 0
     checkpoint_every: int = 0
     checkpoint_minutes: float = 0.0
+    audio_every: int = 0
+    profile: tuple[int, ...] = ()
+    peak_flops: float | None = None
+    wandb_project: str | None = None
     keep_checkpoints: int = 2
     max_skipped: int = 10
     watchdog_minutes: float = 60.0
@@ -127,8 +136,11 @@ class TrainConfig:
         _require(0 <= self.seed < 2**32, "seed", self.seed, f"from 0 to {2**32 - 1}")
         for name in ("batch_size", "steps", "min_steps", "log_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("eval_every", "checkpoint_every", "checkpoint_minutes", "watchdog_minutes"):
+        for name in ("eval_every", "checkpoint_every", "checkpoint_minutes", "audio_every", "watchdog_minutes"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        window = len(self.profile) in (0, 2) and all(number >= 1 for number in self.profile)
+        _require(window, "profile", self.profile, "(first step, number of steps), both 1 or more, or empty")
+        _require(self.peak_flops is None or self.peak_flops > 0, "peak_flops", self.peak_flops, "above 0, or absent")
         _require(self.seconds is None or self.seconds > 0, "seconds", self.seconds, "above 0, or absent")
         if self.seconds is not None:
             longest = self.last_step

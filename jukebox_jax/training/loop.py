@@ -13,8 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from jukebox_jax import config as config_lib
+from jukebox_jax.audio.files import Clips
 from jukebox_jax.checkpoint import store
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
@@ -23,23 +25,27 @@ from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.training.config import TrainConfig
 from jukebox_jax.training.feed import Batches, Feed
+from jukebox_jax.training.ledger import Ledger, summary
 from jukebox_jax.training.log import Log, due
 from jukebox_jax.training.pace import Pace
+from jukebox_jax.training.profile import Profiler
 from jukebox_jax.training.rewind import Rewind, note_rewind, offset_after, plan_rewind, read_rewinds
 from jukebox_jax.training.state import TrainState, abstract_state, create_state, from_parts, to_parts
 from jukebox_jax.training.step import make_train_step
 from jukebox_jax.training.stopping import Watchdog, stop_signals
 from jukebox_jax.training.task import Task
-from jukebox_jax.training.telemetry import Telemetry
+from jukebox_jax.training.telemetry import Telemetry, require_wandb
 
 PyTree = Any
 Evaluate = Callable[[PyTree, PyTree], Mapping[str, float]]
+Listen = Callable[[PyTree, PyTree], Clips]
 
 # What may differ between a run folder's config and a resumed run's: it changes how long, how often and where,
 # not what is computed from an example.
 MAY_CHANGE = (
     *("batch_size", "steps", "seconds", "min_steps", "log_every", "eval_every", "checkpoint_every"),
     *("checkpoint_minutes", "keep_checkpoints", "max_skipped", "watchdog_minutes", "strategy", "mesh"),
+    *("audio_every", "profile", "peak_flops", "wandb_project"),
 )
 
 
@@ -51,6 +57,7 @@ def train(
     *,
     start: Callable[[TrainState], TrainState] | None = None,
     evaluate: Evaluate | None = None,
+    listen: Listen | None = None,
     run_config: Mapping[str, Any],
     progress: bool = True,
 ) -> TrainState:
@@ -62,10 +69,13 @@ def train(
     Args:
       batches: from a position in the data, in examples, to batches without end: dicts of numpy arrays (this host's
         part of `config.batch_size` examples) as in `task.batch_spec`. Must depend on the position alone.
-      run_dir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and TensorBoard events; one process at a time.
+      run_dir: gets `config.json`, `checkpoints/`, `metrics.jsonl`, `ledger.jsonl`, TensorBoard events and, where they
+        are asked for, `audio/` and `profile/`; one process at a time.
       start: what a new run's fresh state is passed through before the first step; to start from trained weights.
       evaluate: (parameters or their average, model_state) → metrics, logged with the prefix `eval_`; called every
-        `config.eval_every` steps and at the end.
+        `config.eval_every` steps and at the end, under the mesh and the strategy's rules, on all hosts.
+      listen: (parameters or their average, model_state) → clips to hear; called every `config.audio_every` steps, under
+        the mesh alone, on all hosts.
       run_config: the whole run as a JSON-able dict, with this `TrainConfig` under `train`; kept as `config.json`.
       progress: whether to draw a progress line on stderr.
 
@@ -77,6 +87,8 @@ def train(
     started = time.monotonic()
     run_dir = Path(run_dir)
     primary = jax.process_index() == 0
+    if config.wandb_project is not None:
+        require_wandb()
 
     with contextlib.ExitStack() as stack:
         # ---- The folder is ours, and is the folder of this config ------------------------------------------------
@@ -84,6 +96,7 @@ def train(
             if primary:
                 stack.enter_context(folder_lock(run_dir))
             changed = _check_config(run_dir, run_config)
+        ledger = stack.enter_context(Ledger(run_dir, primary))
 
         # ---- Devices, and the state on them ----------------------------------------------------------------------
         strategy = get_strategy(config.strategy)
@@ -114,7 +127,10 @@ def train(
         total_steps = chosen_steps or config.last_step
         state = _with_counters(state, total_steps=chosen_steps)
 
-        telemetry = stack.enter_context(Telemetry(run_dir, step, total_steps, primary, progress))
+        ledger.rewind(step)
+        telemetry = stack.enter_context(
+            Telemetry(run_dir, step, total_steps, primary, progress, config.wandb_project, run_config)
+        )
         if step:
             telemetry.say(f"Resuming {run_dir} at step {step}.")
         if step >= total_steps:
@@ -125,6 +141,7 @@ def train(
         stop = stack.enter_context(stop_signals()) if early else []
 
         # ---- Compile before the first batch is asked for ---------------------------------------------------------
+        ledger.turn_to("compile")
         batch_spec = {
             name: jax.ShapeDtypeStruct((config.batch_size, *spec.shape), spec.dtype, sharding=sharding)
             for name, spec in task.batch_spec.items()
@@ -132,22 +149,28 @@ def train(
         train_step = make_train_step(task, config, mesh, strategy.rules, abstract).lower(abstract, batch_spec).compile()
 
         # ---- Steps -----------------------------------------------------------------------------------------------
+        ledger.turn_to("other")
         stop = stop if early else stack.enter_context(stop_signals())
         watchdog = stack.enter_context(Watchdog(config.watchdog_minutes))
         ballot = hosts.Ballot(questions=3)
-        log = Log(task, config, telemetry, step, int(state.skipped_in_a_row))
+        log = Log(task, config, telemetry, ledger, step, int(state.skipped_in_a_row), list(mesh.devices.flat))
+        profiler = stack.enter_context(Profiler(run_dir, config.profile, primary))
         pace = Pace(config, step, started) if not chosen_steps else None
         data = Feed(batches, batch_spec, part, step, int(state.examples_seen) + int(state.data_offset))
         saved, saved_at, evaluated = step, time.monotonic(), step
         running: dict[str, jax.Array] | None = None  # metrics of the step that the devices are at
         stopped = 0  # by which signal
 
-        batch = data.next()
+        with ledger.spending("data"):
+            batch = data.next()
         while step < total_steps and not stopped:
-            with jax.transfer_guard("disallow"):  # nothing moves between host and devices unless we say so
+            profiler.before(step + 1, running)
+            # Nothing moves between host and devices unless we say so.
+            with jax.transfer_guard("disallow"), ledger.spending("step"):
                 state, metrics = train_step(state, batch)
             if step + 1 < total_steps:
-                batch = data.next()  # moves to the devices while they compute
+                with ledger.waiting_for_data(metrics["loss"]):
+                    batch = data.next()  # moves to the devices while they compute
             if running is not None:
                 log.step(step, running, total_steps)  # read the previous step's metrics while this one runs
                 watchdog.alive()
@@ -165,33 +188,46 @@ def train(
 
             checkpoint = checkpoint_due or due(step, config.checkpoint_every)
             evaluation = evaluate is not None and due(step, config.eval_every)
-            if (checkpoint or evaluation or step == total_steps or stopped) and not log.went_bad:
+            audio = listen is not None and due(step, config.audio_every)
+            if (checkpoint or evaluation or audio or step == total_steps or stopped) and not log.went_bad:
                 log.step(step, running, total_steps)  # a checkpoint never knows more than the log
                 running = None
             if log.went_bad:
                 state = _rewind(checkpoints, abstract, log, data, run_dir, config.checkpoint_every)
                 step, running, batch = int(state.step), None, data.next()
                 saved, saved_at = step, time.monotonic()
+                ledger.rewind(step)
                 telemetry.rewind(step)
                 continue
             if checkpoint and not log.bad_steps:  # those before the bad steps must not have to go for it
-                checkpoints.save(step, to_parts(state))
+                with ledger.spending("checkpoint"):
+                    checkpoints.save(step, to_parts(state))
+                ledger.save()
                 saved, saved_at = step, time.monotonic()
             if evaluation:
-                log.evaluation(step, evaluate(state.eval_params, state.model_state))
+                with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
+                    log.evaluation(step, evaluate(state.eval_params, state.model_state))
                 evaluated = step
+                watchdog.alive()
+            if audio:
+                with ledger.spending("eval"):
+                    log.audio(step, listen(state.eval_params, state.model_state))
                 watchdog.alive()
 
         # ---- The end, or a stop from outside ---------------------------------------------------------------------
         if saved != step:
-            checkpoints.save(step, to_parts(state))
+            with ledger.spending("checkpoint"):
+                checkpoints.save(step, to_parts(state))
         if evaluate is not None and evaluated != step and not stopped:
-            log.evaluation(step, evaluate(state.eval_params, state.model_state))
-        checkpoints.wait()
+            with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
+                log.evaluation(step, evaluate(state.eval_params, state.model_state))
+        with ledger.spending("checkpoint"):
+            checkpoints.wait()
         if stopped:
             if primary:
                 print(f"\nStopped after step {step}; the same command resumes {run_dir}.", file=sys.stderr)
             raise KeyboardInterrupt if stopped == signal.SIGINT else SystemExit(128 + stopped)
+        telemetry.say(summary(ledger.seconds))
         return state
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec, flops_per_window, init_params, prior_loss
-from jukebox_jax.training.task import Task
+from jukebox_jax.training.task import Alarm, Task
+
+# spec training 4; guessing among 2048 codes costs 11 bits.
+_DIVERGING = Alarm("loss", "The loss is {value:.4g} at step {step}, above 12: training may be diverging.", above=12.0)
 
 
 def prior_task(model: PriorConfig) -> Task:
@@ -31,5 +34,7 @@ def prior_task(model: PriorConfig) -> Task:
         loss=loss_fn,
         flops_per_example=3 * flops_per_window(model),
         batch_spec=batch_spec(model),
-        alarming_loss=12.0,  # spec training 4; guessing among 2048 codes costs 11 bits
+        unit="tokens",
+        units_per_example=model.n_ctx,
+        alarms=(_DIVERGING,),
     )

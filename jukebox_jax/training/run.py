@@ -17,6 +17,7 @@ from jukebox_jax.checkpoint.models import TrainedCodec, load_codec, load_params,
 from jukebox_jax.corpus.encode import check_rate
 from jukebox_jax.errors import UserError
 from jukebox_jax.evaluation.codec import codec_evaluation
+from jukebox_jax.evaluation.listening import codec_listening, prior_listening
 from jukebox_jax.evaluation.prior import prior_evaluation
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.models.codebook import Codebook
@@ -124,6 +125,10 @@ def _train_codec(
     held_out = _holds_out(dataset, window)
     _say_what_is_missing(stream, held_out)
     scales = Bandwidth(**_bandwidth(dataset, window))
+    listen = None
+    if held_out and config.train.audio_every:
+        items = Stream(dataset, "validation", window, batch_size=1, shuffle=False, shift=False)
+        listen = codec_listening(model, items)
     return train(
         codec_task(model, config.loss, scales, window),
         config.train,
@@ -131,6 +136,7 @@ def _train_codec(
         run_dir,
         start=None if trained is None else lambda state: codec_start(state, trained, window),
         evaluate=codec_evaluation(model, config.loss, scales, dataset, window, batch_size) if held_out else None,
+        listen=listen,
         run_config={
             "kind": "codec",
             **config_lib.to_dict(config),
@@ -174,10 +180,15 @@ def _train_prior(
             raise UserError(f"{dataset.folder} was not encoded by {codec}: encode it again with that codec.")
     if codes != model.codes:
         raise UserError(f"model.codes={model.codes}, but these tokens use {codes}: set --config.model.codes={codes}.")
-    evaluate = None
+    evaluate = listen = None
     if _holds_out(dataset, stream.window_samples):
         held_out = prior_stream(model, dataset, "validation", batch_size, labels, codec=encoder, shuffle=False)
         evaluate = prior_evaluation(model, _tokens_of(held_out, model, encoder, batch_size))
+        if config.train.audio_every and trained is not None:
+            items = prior_stream(model, dataset, "validation", 1, labels, codec=encoder, shuffle=False)
+            listen = prior_listening(model, _tokens_of(items, model, encoder, 1), trained)
+        elif config.train.audio_every and jax.process_index() == 0:
+            print("Nothing will be heard while training: tokens become audio with --codec CODEC.", file=sys.stderr)
     _say_what_is_missing(stream, evaluate is not None)
     windows = _tokens_of(stream, model, encoder, batch_size // part.count)
     run_config: dict[str, Any] = {
@@ -194,6 +205,7 @@ def _train_prior(
         run_dir,
         start=None if init is None else lambda state: prior_start(state, init),
         evaluate=evaluate,
+        listen=listen,
         run_config=run_config,
         progress=progress,
     )

@@ -16,17 +16,17 @@ import pytest
 
 from jukebox_jax.checkpoint import store
 from jukebox_jax.errors import UserError
-from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import get_strategy
-from jukebox_jax.training.prior_task import prior_task
+from jukebox_jax.training.log import is_measured
 from jukebox_jax.training.rewind import read_rewinds
 from jukebox_jax.training.state import abstract_state, to_parts
+from jukebox_jax.training.task import Alarm
 from jukebox_jax.training.telemetry import read_metrics
 from tests.training import toy
 
 ROOT = Path(__file__).parents[2]
-TIMING = {"seconds", "steps_per_second", "examples_per_second", "flops_per_second"}
+TIMING = {"seconds", "step_seconds", "steps_per_second", "examples_per_second", "flops_per_second", "goodput"}
 
 
 def assert_same_bits(a, b):
@@ -36,7 +36,7 @@ def assert_same_bits(a, b):
 
 
 def untimed(run_dir):
-    return [{k: v for k, v in row.items() if k not in TIMING} for row in read_metrics(run_dir)]
+    return [{k: v for k, v in row.items() if not is_measured(k)} for row in read_metrics(run_dir)]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_step_without_finite_loss_changes_nothing_but_is_counted(tmp_path):
     assert [row["loss"] is None for row in rows] == [False, False, True, True]
 
 
-def test_an_alarming_loss_is_told_once_until_it_has_fallen(tmp_path, capsys):
+def test_an_alarm_is_told_once_until_it_is_over(tmp_path, capsys):
     def batches(position):
         for batch in toy.make_batches(8)(position):
             if position // 8 in (2, 3, 4, 7):
@@ -189,22 +189,18 @@ def test_an_alarming_loss_is_told_once_until_it_has_fallen(tmp_path, capsys):
             yield batch
             position += 8
 
-    for limit in (None, 12.0):
-        task = dataclasses.replace(toy.make_task(), alarming_loss=limit)
+    text = "The loss is {value:.4g} at step {step}, above 12."
+    once, twice = (Alarm("loss", text, above=12.0, patience=patience) for patience in (1, 2))
+    late = Alarm("loss", text, above=12.0, after=7)
+    low = Alarm("loss", "low", below=1e-9)
+    for number, (alarms, told_at) in enumerate([((), []), ((once, low), [3, 8]), ((twice,), [4]), ((late,), [8])]):
+        task = dataclasses.replace(toy.make_task(), alarms=alarms)
         run = {"progress": False, "run_config": {"train": {}}}
-        toy.train(task, toy.make_config(), batches, tmp_path / f"{limit}", **run)
+        toy.train(task, toy.make_config(), batches, tmp_path / f"{number}", **run)
         told = capsys.readouterr().err.splitlines()
-        assert [line.partition(" at ")[2] for line in told] == (
-            [] if limit is None else [f"step {step}, above 12: training may be diverging." for step in (3, 8)]
-        )
-    losses = [row["loss"] > 12 for row in read_metrics(tmp_path / "12.0")]
+        assert [line.partition(" at ")[2] for line in told] == [f"step {step}, above 12." for step in told_at]
+    losses = [row["loss"] > 12 for row in read_metrics(tmp_path / "0")]
     assert losses == [step in (3, 4, 5, 8) for step in range(1, 11)]
-
-
-def test_only_priors_have_an_alarming_loss():
-    model = PriorConfig(2, codes=16, n_ctx=32, width=8, depth=1, heads=2, blocks=4)
-    assert prior_task(model).alarming_loss == 12  # spec training 4
-    assert toy.make_task().alarming_loss is None
 
 
 def test_bad_numbers_in_a_row_end_a_run_without_checkpoints(tmp_path):
