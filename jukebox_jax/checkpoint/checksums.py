@@ -23,9 +23,10 @@ _THREADS = 8  # hashing leaves Python's lock alone, so that threads add up
 
 
 def write_sums(folder: Path, part: int = 0, parts: int = 1) -> None:
-    """Lists the sums of every `parts`-th file of a folder, from the `part`-th on: processes share the work."""
+    """Lists the sums of a folder's files; of `parts` processes that share the work, this is the `part`-th."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((_LIST, f".{_LIST}"))]
-    names = sorted(path.relative_to(folder).as_posix() for path in files)[part::parts]
+    largest_first = sorted(files, key=lambda path: (-path.stat().st_size, path))
+    names = [path.relative_to(folder).as_posix() for path in largest_first[part::parts]]
     with atomic_file(folder / f"{_LIST}.{part}") as temporary:
         sums = _sums(folder, names)
         temporary.write_text("".join(f"{digest}  {name}\n" for name, digest in zip(names, sums, strict=True)))
@@ -36,7 +37,7 @@ def find_damage(folder: Path, within: Iterable[str] = ("",), part: int = 0, part
 
     Args:
       within: only files whose names below `folder` start with one of these.
-      part, parts: look at every `parts`-th file only, from the `part`-th on: processes share the work.
+      part, parts: of so many processes that share the work, this is which.
     """
     expected: dict[str, str] = {}
     try:
@@ -46,7 +47,9 @@ def find_damage(folder: Path, within: Iterable[str] = ("",), part: int = 0, part
                 if found is None:
                     return f"{listed.name} is garbled"
                 expected[found[2]] = found[1]
-        names = sorted(name for name in expected if name.startswith(tuple(within)))[part::parts]
+        # By the sums all processes draw the same lots, in which each gets large and small files.
+        mine = [name for name, digest in expected.items() if int(digest, 16) % parts == part]
+        names = sorted(name for name in mine if name.startswith(tuple(within)))
         for name in names:
             if not (folder / name).is_file():
                 return f"{name} is missing"

@@ -28,15 +28,16 @@ class UnreadableError(Exception):
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError)
 
 
-def stored_parts(folder: Path, needed: Iterable[str] = ()) -> dict[str, PyTree]:
-    """The stored parts as trees of leaves with shape and dtype; `needed` parts must be among them.
+def stored_parts(folder: Path, needed: Iterable[str] = (), but: Iterable[str] = ()) -> dict[str, PyTree]:
+    """The stored parts, `but` for some, as trees of leaves with shape and dtype; `needed` ones must be among them.
 
     Raises:
       UnreadableError: a part is missing or has no readable metadata.
     """
     with _quiet():
         parts = dict(ocp.checkpointables_metadata(folder.absolute()).metadata)
-    parts.pop("metrics", None)
+    for name in but:
+        parts.pop(name, None)
     for name in {*parts, *needed}:
         if parts.get(name) is None:
             raise UnreadableError(f"{name} is missing or has no readable metadata")

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import math
 import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -82,17 +81,12 @@ class TrainingCheckpoints:
         self._summing: threading.Thread | None = None
         self._log = logging.getLogger("absl")
         self._log.addFilter(_not_orbax)
-        policies = ocp.training.preservation_policies
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: -_value(metrics),  # the greatest are kept
-            n=keep_best,
-            keep_checkpoints_without_metrics=False,
-        )
+        self._measured = {step: _measured(self._run_dir, step) for step in steps(run_dir)}
         with self._storage_errors("be listed"):
             self._checkpointer = ocp.training.Checkpointer(
                 self._run_dir / _CHECKPOINTS,
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+                preservation_policy=_LatestAndBest(keep, keep_best, self._measured),
                 cleanup_tmp_directories=True,
             )
 
@@ -109,13 +103,13 @@ class TrainingCheckpoints:
         # Orbax refuses parts without leaves; restoring puts them back from the abstract state.
         filled = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
         value = float((metrics or {}).get(self._metric, math.nan))
+        self._measured[step] = value if math.isfinite(value) else math.inf
         measured = {self._metric: value} if math.isfinite(value) else {}  # NaN is not JSON
         with self._storage_errors():
             saving = self._checkpointer.save_checkpointables_async(
                 step,
                 filled,
                 force=True,
-                metrics=measured or None,
                 custom_metadata=self._about | {"metrics": measured},
             )
         assert saving is not None  # it is forced
@@ -135,6 +129,8 @@ class TrainingCheckpoints:
     def forget_after(self, step: int) -> None:
         """Deletes the checkpoints later than a step, which a run that goes back to that step will write again."""
         self.wait()
+        if jax.process_count() > 1:  # nobody deletes what another still sums
+            multihost_utils.sync_global_devices("forget_after")
         self._checkpointer.reload()  # a damaged one may have been set aside
         for later in [saved.step for saved in self._checkpointer.checkpoints if saved.step > step]:
             self._checkpointer.delete(later)
@@ -186,6 +182,23 @@ class TrainingCheckpoints:
             ) from None
 
 
+class _LatestAndBest:
+    """Orbax's preservation policy: the latest checkpoints, and those whose metric was smallest.
+
+    Orbax's own BestN reads the metrics of all checkpoints when a run starts, and ends it if one of them is garbled.
+    """
+
+    def __init__(self, latest: int, best: int, measured: Mapping[int, float]) -> None:
+        self._latest, self._best, self._measured = latest, best, measured
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        found = [checkpoint.step for checkpoint in checkpoints]
+        ranked = sorted((self._measured.get(step, math.inf), -step) for step in found)  # of equals the later one
+        best = [-negative for value, negative in ranked[: self._best] if value < math.inf]
+        kept = {*found[-self._latest :], *best}
+        return [step in kept for step in found]
+
+
 def _not_orbax(record: logging.LogRecord) -> bool:
     """Orbax logs a traceback for every failure, before it raises it."""
     return f"{os.sep}orbax{os.sep}" not in record.pathname
@@ -220,10 +233,9 @@ def best_step(run_dir: os.PathLike | str) -> int:
     """
     best, smallest = _latest(Path(run_dir)), math.inf
     for step in steps(run_dir):
-        with contextlib.suppress(UserError):  # a damaged one is not the best
-            value = _value(describe(run_dir, step).get("metrics"))
-            if value < smallest:
-                best, smallest = step, value
+        value = _measured(Path(run_dir), step)
+        if value <= smallest and value < math.inf:
+            best, smallest = step, value
     return best
 
 
@@ -341,9 +353,11 @@ def _set_aside(run_dir: Path, step: int) -> Path:
     return target
 
 
-def _value(metrics: Mapping[str, float] | None) -> float:
-    """The one metric that is kept with a checkpoint."""
-    return min((float(value) for value in (metrics or {}).values()), default=math.inf)
+def _measured(run_dir: Path, step: int) -> float:
+    """The metric that is kept with a checkpoint; infinite if it has none, or cannot be read."""
+    with contextlib.suppress(UserError):
+        return min((float(value) for value in describe(run_dir, step).get("metrics", {}).values()), default=math.inf)
+    return math.inf
 
 
 def _list(run_dir: os.PathLike | str) -> str:
@@ -460,7 +474,7 @@ def _open_weights(folder: Path, step: str | None) -> tuple[PyTree, Callable[[PyT
         return stored, lambda tree: load_parts(checkpoint, {_WEIGHTS: tree})[_WEIGHTS]
 
     checkpoint = folder / _CHECKPOINTS / str(_chosen(folder, step))
-    stored = stored_parts(checkpoint, ["params"])
+    stored = stored_parts(checkpoint, ["params"], but=["trainer"])
     names = {"params": "ema" if "ema" in stored else "params"}
     if "model_state" in stored:
         names["model_state"] = "model_state"
