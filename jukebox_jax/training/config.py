@@ -19,8 +19,9 @@ class OptimizerConfig:
     """Adam with warm-up, clipping, an average of the weights, and, for half precision, a scaled loss.
 
     Attributes:
-      rule: "adamw", or the Adam of the original (`optimizer.scale_by_original_adam`), which also trains parameters
-        stored in float16.
+      rule: "adamw"; or the Adam of the original (`optimizer.scale_by_original_adam`), which also trains parameters
+        stored in float16; or "adafactor", which needs little memory: b2 and eps are its own, and with b1=0 it keeps
+        hardly more than the parameters.
       learning_rate: its peak.
       warmup_steps: the learning rate grows linearly over these steps.
       schedule: what follows the warm-up until the run's last step. "original" and "original_linear" are those of the
@@ -29,6 +30,7 @@ class OptimizerConfig:
       decay_factor: "original" multiplies the learning rate by it every `decay_steps` steps.
       decay_steps: see `decay_factor`, None for never; "original_linear" goes down to 0 in that many steps.
       decay_start: finished steps at which "original_linear" starts to go down.
+      moment_dtype: of the first moment; not for "original".
       weight_decay: decoupled, on all parameters (spec training 2).
       clip_norm: largest global L2 norm of the gradients; None leaves them.
       ignore_grad_norm: a step whose gradients have a larger norm is skipped; None skips none.
@@ -40,7 +42,7 @@ class OptimizerConfig:
       loss_scale_window: steps without overflow in which a dynamic loss scale doubles.
     """
 
-    rule: Literal["adamw", "original"] = "adamw"
+    rule: Literal["adamw", "original", "adafactor"] = "adamw"
     learning_rate: float = 3e-4
     warmup_steps: int = 100
     schedule: Literal["constant", "cosine", "linear", "original", "original_linear"] = "constant"
@@ -51,6 +53,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
     ignore_grad_norm: float | None = None
@@ -61,7 +64,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         schedules = ("constant", "cosine", "linear", "original", "original_linear")
-        _require(self.rule in ("adamw", "original"), "optimizer.rule", self.rule, "adamw or original")
+        rules, dtypes = ("adamw", "original", "adafactor"), ("float32", "bfloat16")
+        _require(self.rule in rules, "optimizer.rule", self.rule, f"one of {', '.join(rules)}")
+        _require(self.moment_dtype in dtypes, "optimizer.moment_dtype", self.moment_dtype, " or ".join(dtypes))
+        float32 = self.rule != "original" or self.moment_dtype == "float32"
+        _require(float32, "optimizer.moment_dtype", self.moment_dtype, "float32 with rule=original")
         _require(self.schedule in schedules, "optimizer.schedule", self.schedule, f"one of {', '.join(schedules)}")
         _require(self.learning_rate >= 0, "optimizer.learning_rate", self.learning_rate, "0 or more")
         _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
@@ -98,6 +105,10 @@ class TrainConfig:
       min_steps: the smallest number of steps that `seconds` may choose (a busy machine can halve the speed).
       log_every, eval_every, checkpoint_every: in steps; 0 for the last two means: only at the end.
       keep_checkpoints: how many of the latest checkpoints stay.
+      keep_best: how many checkpoints stay beside these because their `best_metric` was smallest.
+      best_metric: a metric of the evaluation, by its name in the log.
+      frozen: patterns of parameters that stay as they are, as "decoder/*" or "labels" (see `freezing.split`): they get
+        no update and have no moments.
       max_skipped: stop after this many consecutive steps whose loss or gradients were not finite.
       strategy: a row of `parallel.strategies.STRATEGIES`.
       mesh: sizes of (replica, fsdp, sequence, tensor) in place of the strategy's own; empty keeps those.
@@ -112,6 +123,9 @@ class TrainConfig:
     eval_every: int = 0
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
+    keep_best: int = 0
+    best_metric: str = "eval_loss"
+    frozen: tuple[str, ...] = ()
     max_skipped: int = 10
     strategy: str = "single"
     mesh: tuple[int, ...] = ()
@@ -121,7 +135,7 @@ class TrainConfig:
         _require(0 <= self.seed < 2**32, "seed", self.seed, f"from 0 to {2**32 - 1}")
         for name in ("batch_size", "steps", "min_steps", "log_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("eval_every", "checkpoint_every"):
+        for name in ("eval_every", "checkpoint_every", "keep_best"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.seconds is None or self.seconds > 0, "seconds", self.seconds, "above 0, or absent")
         if self.seconds is not None:

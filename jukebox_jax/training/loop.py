@@ -38,7 +38,7 @@ Evaluate = Callable[[PyTree, PyTree], Mapping[str, float]]
 # not what is computed from an example.
 MAY_CHANGE = (
     *("batch_size", "steps", "seconds", "min_steps", "log_every", "eval_every", "checkpoint_every"),
-    *("keep_checkpoints", "max_skipped", "strategy", "mesh"),
+    *("keep_checkpoints", "keep_best", "best_metric", "max_skipped", "strategy", "mesh"),
 )
 
 
