@@ -13,7 +13,8 @@ Variants
     upsampler_1, upsampler_0                       the released upsamplers, one billion parameters each.
 
 Labels take the names of the dataset: `model.labels.artists=0` means as many rows as it has names. To go on from
-released weights, import them (`jukebox-jax import-openai`) and add --init FOLDER: the labels are then the checkpoint's.
+released weights, import them (`jukebox-jax import-openai`) and add --init-from FOLDER: the labels are then the
+checkpoint's, and behind these the names of the dataset that it does not know.
 """
 
 import dataclasses
@@ -98,6 +99,6 @@ def upsampler(model: PriorConfig) -> PriorRun:
 
 
 def _over_this_dataset(model: PriorConfig) -> PriorConfig:
-    """The released model with label tables of the dataset's (or, with --init, the checkpoint's) size."""
+    """The released model with label tables of the dataset's (or, with --init-from, the checkpoint's) size."""
     labels = dataclasses.replace(model.labels, artists=0, genres=0)
     return dataclasses.replace(model, labels=labels, dtype="bfloat16")

@@ -17,7 +17,7 @@ EXAMPLE = """  jukebox-jax train --config configs/vqvae.py --data data/audio --o
   jukebox-jax train --config configs/prior.py:demo_top --config.train.optimizer.learning_rate=1e-4 \\
       --data data/tokens --codec runs/mine/vqvae --out runs/mine/level_2
   jukebox-jax train --config configs/prior.py:demo_top --data data/audio --codec runs/mine/vqvae --out runs/mine/level_2
-  jukebox-jax train --config configs/prior.py:1b_lyrics --init models/1b/level_2 \\
+  jukebox-jax train --config configs/prior.py:1b_lyrics --init-from models/1b/level_2 \\
       --data data/tokens --out runs/fine"""
 IF_INTERRUPTED = "The same command goes on from the last checkpoint."
 
@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for a prior: what made its tokens or encodes its audio",
     )
     parser.add_argument(
-        "--init", metavar="MODEL", type=arguments.local_path, help="start from the weights of a model or run folder"
+        "--init-from",
+        "--init",
+        metavar="MODEL",
+        type=arguments.local_path,
+        help="start from the weights of a model or run folder (RUN@STEP, RUN@best: of a certain checkpoint)",
     )
     parser.add_argument(
         "--hosts",
@@ -78,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
     with together:
         try:
-            train_run(config, args.data, args.out, args.codec, init=args.init, progress=not args.quiet)
+            train_run(config, args.data, args.out, args.codec, init=args.init_from, progress=not args.quiet)
         except SystemExit as stop:
             if stop.code != 128 + signal.SIGTERM:
                 raise

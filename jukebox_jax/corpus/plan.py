@@ -12,7 +12,7 @@ from typing import Literal
 from jukebox_jax.corpus.fingerprint import find_near_duplicates
 from jukebox_jax.corpus.piece import Finding, Piece
 from jukebox_jax.errors import UserError
-from jukebox_jax.labels.ids import UNKNOWN, LabelTable, NameTable, normalise
+from jukebox_jax.labels.ids import UNKNOWN, LabelTable
 
 VALIDATION_SHARE = 0.1
 
@@ -113,7 +113,7 @@ def make_plan(
     split = assign_splits([kept.piece for kept in usable], settings.split_by, settings.validation_share)
     named, artists = _fold_rare(split, "artist", settings.min_label_songs)
     named, genres = _fold_rare(named, "genre", settings.min_label_songs)
-    table = _extend(labels, artists.songs, genres.songs)
+    table = (LabelTable.of if labels is None else labels.extended)(artists.songs, genres.songs)
     kept = tuple(replace(entry, piece=piece) for entry, piece in zip(usable, named, strict=True))
     return Plan(kept, tuple(duplicates), table, artists, genres)
 
@@ -237,19 +237,3 @@ def _fold_rare(
         for piece, key, name in zip(pieces, keys, spelled, strict=True)
     ]
     return named, coverage
-
-
-def _extend(labels: LabelTable | None, artists: Iterable[str], genres: Iterable[str]) -> LabelTable:
-    """A table of these names; with `labels`, its ids stay and only names that it does not know are added."""
-    if labels is None:
-        return LabelTable.of(artists, genres)
-
-    def behind(table: NameTable, keys: Iterable[str]) -> NameTable:
-        return NameTable((*table.by_id, *((key,) for key in sorted({key for key in keys if table.find(key) is None}))))
-
-    version = labels.normalisation
-    artist_keys = [normalise(name, version) for name in artists]
-    genre_keys = [normalise(name, version) for name in genres]
-    if version == "v2":  # a genre is a bag of words
-        genre_keys = [word for key in genre_keys for word in key.split("_")]
-    return replace(labels, artists=behind(labels.artists, artist_keys), genres=behind(labels.genres, genre_keys))

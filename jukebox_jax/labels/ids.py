@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -135,6 +135,20 @@ class LabelTable:
     def of(cls, artists: Iterable[str], genres: Iterable[str]) -> LabelTable:
         """The tables of the names of a new dataset."""
         return cls(NameTable.of(artists), NameTable.of(genres))
+
+    def extended(self, artists: Iterable[str], genres: Iterable[str], rows: tuple[int, int] = (0, 0)) -> LabelTable:
+        """The table with the names that it does not know behind those that it has, whose ids stay.
+
+        Args:
+          rows: how many artists and genres a model of this table has rows for; new names get the ids behind these.
+        """
+        artist_keys = [self._key(name) for name in artists]
+        genre_keys = [key for name in genres for key in self._genre_keys(name)]
+        return replace(
+            self,
+            artists=_behind(self.artists, artist_keys, rows[0]),
+            genres=_behind(self.genres, genre_keys, rows[1]),
+        )
 
     def artist(self, name: str) -> Match:
         return _match(self.artists, name, self._key(name))
@@ -262,6 +276,12 @@ def _match(table: NameTable, name: str, key: str) -> Match:
     if not key and name.strip():  # a name of nothing but signs, such as "!!!" in v2
         return Match(0, known=False)
     return table.lookup(key)
+
+
+def _behind(table: NameTable, keys: Iterable[str], rows: int) -> NameTable:
+    new = sorted({key for key in keys if table.find(key) is None})
+    nameless: tuple[tuple[str, ...], ...] = ((),) * (rows - table.rows if new else 0)
+    return NameTable((*table.by_id, *nameless, *((key,) for key in new)))
 
 
 def _by_id(entries: Any, key: str) -> NameTable:

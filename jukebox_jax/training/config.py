@@ -19,8 +19,9 @@ class OptimizerConfig:
     """Adam with warm-up, clipping, an average of the weights, and, for half precision, a scaled loss.
 
     Attributes:
-      rule: "adamw", or the Adam of the original (`optimizer.scale_by_original_adam`), which also trains parameters
-        stored in float16.
+      rule: "adamw"; or the Adam of the original (`optimizer.scale_by_original_adam`), which also trains parameters
+        stored in float16; or "adafactor", which needs little memory: b2 and eps are its own, and with b1=0 it keeps
+        hardly more than the parameters.
       learning_rate: its peak.
       warmup_steps: the learning rate grows linearly over these steps.
       schedule: what follows the warm-up until the run's last step. "original" and "original_linear" are those of the
@@ -29,6 +30,7 @@ class OptimizerConfig:
       decay_factor: "original" multiplies the learning rate by it every `decay_steps` steps.
       decay_steps: see `decay_factor`, None for never; "original_linear" goes down to 0 in that many steps.
       decay_start: finished steps at which "original_linear" starts to go down.
+      moment_dtype: of the first moment; not for "original".
       weight_decay: decoupled, on all parameters (spec training 2).
       clip_norm: largest global L2 norm of the gradients; None leaves them.
       ignore_grad_norm: a step whose gradients have a larger norm is skipped; None skips none.
@@ -40,7 +42,7 @@ class OptimizerConfig:
       loss_scale_window: steps without overflow in which a dynamic loss scale doubles.
     """
 
-    rule: Literal["adamw", "original"] = "adamw"
+    rule: Literal["adamw", "original", "adafactor"] = "adamw"
     learning_rate: float = 3e-4
     warmup_steps: int = 100
     schedule: Literal["constant", "cosine", "linear", "original", "original_linear"] = "constant"
@@ -51,6 +53,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
     ignore_grad_norm: float | None = None
@@ -61,7 +64,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         schedules = ("constant", "cosine", "linear", "original", "original_linear")
-        _require(self.rule in ("adamw", "original"), "optimizer.rule", self.rule, "adamw or original")
+        rules, dtypes = ("adamw", "original", "adafactor"), ("float32", "bfloat16")
+        _require(self.rule in rules, "optimizer.rule", self.rule, f"one of {', '.join(rules)}")
+        _require(self.moment_dtype in dtypes, "optimizer.moment_dtype", self.moment_dtype, " or ".join(dtypes))
+        float32 = self.rule != "original" or self.moment_dtype == "float32"
+        _require(float32, "optimizer.moment_dtype", self.moment_dtype, "float32 with rule=original")
         _require(self.schedule in schedules, "optimizer.schedule", self.schedule, f"one of {', '.join(schedules)}")
         _require(self.learning_rate >= 0, "optimizer.learning_rate", self.learning_rate, "0 or more")
         _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
@@ -104,6 +111,10 @@ class TrainConfig:
         of its kind.
       wandb_project: also log to this project of Weights & Biases (extra `[wandb]`).
       keep_checkpoints: how many of the latest checkpoints stay.
+      keep_best: how many checkpoints stay beside these because their `best_metric` was smallest.
+      best_metric: a metric of the evaluation, by its name in the log.
+      frozen: patterns of parameters that stay as they are, as "decoder/*" or "labels" (see `freezing.split`): they get
+        no update and have no moments.
       max_skipped: after this many consecutive steps whose loss or gradients were not finite, return to the last
         checkpoint before them and go on with the data behind them (`training.rewind`).
       watchdog_minutes: end the process, with the stacks of all its threads, if no step is finished for so long; 0:
@@ -126,6 +137,9 @@ class TrainConfig:
     peak_flops: float | None = None
     wandb_project: str | None = None
     keep_checkpoints: int = 2
+    keep_best: int = 0
+    best_metric: str = "eval_loss"
+    frozen: tuple[str, ...] = ()
     max_skipped: int = 10
     watchdog_minutes: float = 60.0
     strategy: str = "single"
@@ -136,8 +150,12 @@ class TrainConfig:
         _require(0 <= self.seed < 2**32, "seed", self.seed, f"from 0 to {2**32 - 1}")
         for name in ("batch_size", "steps", "min_steps", "log_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("eval_every", "checkpoint_every", "checkpoint_minutes", "audio_every", "watchdog_minutes"):
+        for name in ("eval_every", "checkpoint_every", "checkpoint_minutes", "audio_every", "keep_best"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(self.watchdog_minutes >= 0, "watchdog_minutes", self.watchdog_minutes, "0 or more")
+        measured = self.eval_every and self.checkpoint_every and self.checkpoint_every % self.eval_every == 0
+        wanted = "0 unless eval_every divides checkpoint_every, so that every checkpoint is measured"
+        _require(not self.keep_best or bool(measured), "keep_best", self.keep_best, wanted)
         window = len(self.profile) in (0, 2) and all(number >= 1 for number in self.profile)
         _require(window, "profile", self.profile, "(first step, number of steps), both 1 or more, or empty")
         _require(self.peak_flops is None or self.peak_flops > 0, "peak_flops", self.peak_flops, "above 0, or absent")

@@ -115,10 +115,12 @@ class Log:
             if self._outside[alarm] == alarm.patience:
                 self._telemetry.warn(alarm.text.format(value=value, step=step))
 
-    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes a row of evaluation metrics."""
-        self._telemetry.write(step, {f"eval_{name}": float(value) for name, value in values.items()})
+    def evaluation(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Writes a row of evaluation metrics and returns it."""
+        row = {f"eval_{name}": float(value) for name, value in values.items()}
+        self._telemetry.write(step, row)
         self.pause_over()
+        return row
 
     def audio(self, step: int, clips: Clips) -> None:
         """Writes what can be heard of the step."""

@@ -44,8 +44,8 @@ Listen = Callable[[PyTree, PyTree], Clips]
 # not what is computed from an example.
 MAY_CHANGE = (
     *("batch_size", "steps", "seconds", "min_steps", "log_every", "eval_every", "checkpoint_every"),
-    *("checkpoint_minutes", "keep_checkpoints", "max_skipped", "watchdog_minutes", "strategy", "mesh"),
-    *("audio_every", "profile", "peak_flops", "wandb_project"),
+    *("checkpoint_minutes", "keep_checkpoints", "keep_best", "best_metric", "max_skipped", "watchdog_minutes"),
+    *("strategy", "mesh", "audio_every", "profile", "peak_flops", "wandb_project"),
 )
 
 
@@ -116,7 +116,15 @@ def train(
             state = state if start is None else start(state)
         if primary:
             store.save_config(run_dir, run_config)
-        checkpoints = stack.enter_context(store.TrainingCheckpoints(run_dir, config.keep_checkpoints))
+        checkpoints = stack.enter_context(
+            store.TrainingCheckpoints(
+                run_dir,
+                config.keep_checkpoints,
+                keep_best=config.keep_best,
+                metric=config.best_metric,
+                config=run_config,
+            )
+        )
 
         # The host counts along, so that it never waits for a device to know where it is.
         step, chosen_steps = int(state.step), int(state.total_steps)
@@ -199,28 +207,30 @@ def train(
                 ledger.rewind(step)
                 telemetry.rewind(step)
                 continue
-            if checkpoint and not log.bad_steps:  # those before the bad steps must not have to go for it
-                with ledger.spending("checkpoint"):
-                    checkpoints.save(step, to_parts(state))
-                ledger.save()
-                saved, saved_at = step, time.monotonic()
+            measured = None
             if evaluation:
                 with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
-                    log.evaluation(step, evaluate(state.eval_params, state.model_state))
+                    measured = log.evaluation(step, evaluate(state.eval_params, state.model_state))
                 evaluated = step
                 watchdog.alive()
+            if checkpoint and not log.bad_steps:  # those before the bad steps must not have to go for it
+                with ledger.spending("checkpoint"):
+                    checkpoints.save(step, to_parts(state), measured)
+                ledger.save()
+                saved, saved_at = step, time.monotonic()
             if audio:
                 with ledger.spending("eval"):
                     log.audio(step, listen(state.eval_params, state.model_state))
                 watchdog.alive()
 
         # ---- The end, or a stop from outside ---------------------------------------------------------------------
-        if saved != step:
-            with ledger.spending("checkpoint"):
-                checkpoints.save(step, to_parts(state))
+        measured = None
         if evaluate is not None and evaluated != step and not stopped:
             with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
-                log.evaluation(step, evaluate(state.eval_params, state.model_state))
+                measured = log.evaluation(step, evaluate(state.eval_params, state.model_state))
+        if saved != step:
+            with ledger.spending("checkpoint"):
+                checkpoints.save(step, to_parts(state), measured)
         with ledger.spending("checkpoint"):
             checkpoints.wait()
         if stopped:

@@ -6,10 +6,13 @@ import dataclasses
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jukebox_jax import config as config_lib
 from jukebox_jax.checkpoint import store
@@ -19,7 +22,7 @@ from jukebox_jax.errors import UserError
 from jukebox_jax.evaluation.codec import codec_evaluation
 from jukebox_jax.evaluation.listening import codec_listening, prior_listening
 from jukebox_jax.evaluation.prior import prior_evaluation
-from jukebox_jax.labels.ids import LabelTable
+from jukebox_jax.labels.ids import LabelTable, NameTable
 from jukebox_jax.models.codebook import Codebook
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig
 from jukebox_jax.models.prior import PriorConfig
@@ -63,12 +66,15 @@ class CodecRun:
 class PriorRun:
     """Training a prior on tokens, or on audio that a codec encodes on the fly.
 
-    Label tables of size 0 take the dataset's size. On audio, `blend` mixes stereo by a random weight.
+    Label tables of size 0 take the dataset's size. On audio, `blend` mixes stereo by a random weight. With
+    `extend_labels` a run that starts from trained weights learns the names which these do not know; without, they are
+    unknown to it.
     """
 
     model: PriorConfig
     train: TrainConfig = TrainConfig()
     blend: bool = True
+    extend_labels: bool = True
 
 
 def train_run(
@@ -85,7 +91,8 @@ def train_run(
     Args:
       codec: for a prior on audio, the codec that encodes it; on tokens, optionally, the one they must come from.
       init: a model folder or run folder whose weights a new run starts from; its config must be the same. A prior also
-        takes over its label table: names of the dataset that it does not have are unknown to it.
+        takes over its label table; names of the dataset that it does not have get rows behind its own, which start as
+        copies of the row of "unknown": the model treats them as it did before, until it learns better.
 
     Raises:
       UserError: the data does not fit the model; see `training.loop.train` for the rest.
@@ -157,10 +164,11 @@ def _train_prior(
 ) -> TrainState:
     model, labels = config.model, dataset.labels
     if init is not None:
-        start, known, _ = load_prior_config(init)
-        labels = known or labels
-        model = _with_rows(model, start)
-        _check_start("prior", init, start, model)
+        start, known, start_codec = load_prior_config(init)
+        labels = _labels_from(known, start, dataset, init, config.extend_labels)
+        wanted = _with_new_rows(start, labels)
+        model = _with_rows(model, wanted)
+        _check_start("prior", init, wanted, model)
     model = with_label_sizes(model, labels, f"{dataset.folder if init is None else init}")
     batch_size, audio = config.train.batch_size, "audio" in dataset.fields
     if audio and codec is None:
@@ -178,6 +186,11 @@ def _train_prior(
         codec_hash, codes = dataset.codec["hash"], dataset.codec.get("codes", model.codes)  # older ones do not say
         if trained is not None and trained.hash != codec_hash:
             raise UserError(f"{dataset.folder} was not encoded by {codec}: encode it again with that codec.")
+    if init is not None and start_codec not in ("", codec_hash):
+        raise UserError(
+            f"The prior in {init} was trained on the tokens of another codec than that of {codec or dataset.folder}: "
+            "encode the audio with the prior's own codec."
+        )
     if codes != model.codes:
         raise UserError(f"model.codes={model.codes}, but these tokens use {codes}: set --config.model.codes={codes}.")
     evaluate = listen = None
@@ -203,7 +216,7 @@ def _train_prior(
         config.train,
         lambda position: windows.batches(config.train.seed, position),
         run_dir,
-        start=None if init is None else lambda state: prior_start(state, init),
+        start=None if init is None else lambda state: prior_start(state, init, start),
         evaluate=evaluate,
         listen=listen,
         run_config=run_config,
@@ -270,6 +283,36 @@ def _check_start(kind: str, init: os.PathLike | str, trained: Any, model: Any) -
         raise UserError(f"The {kind} in {init} has another config, which differs in {names}: use its values.")
 
 
+def _labels_from(
+    known: LabelTable | None, trained: PriorConfig, dataset: Dataset, init: os.PathLike | str, extend: bool
+) -> LabelTable:
+    """The label table of a run that starts from a trained prior with the table `known`."""
+    if known is None or trained.labels is None:
+        return known or dataset.labels
+    names = dataset.labels.artists.names, dataset.labels.genres.names
+    table = known.extended(*names, (trained.labels.artists, trained.labels.genres)) if extend else known
+    new = [len(after.names) - len(before.names) for after, before in zip(_tables(table), _tables(known), strict=True)]
+    if any(new) and jax.process_index() == 0:
+        print(
+            f"{init} does not know {new[0]} artists and {new[1]} genres of {dataset.folder}: they get rows of their "
+            'own, which start as that of "unknown".',
+            file=sys.stderr,
+        )
+    return table
+
+
+def _tables(labels: LabelTable) -> tuple[NameTable, NameTable]:
+    return labels.artists, labels.genres
+
+
+def _with_new_rows(trained: PriorConfig, labels: LabelTable) -> PriorConfig:
+    """A trained prior's config with label tables that are large enough for `labels`."""
+    if trained.labels is None:
+        return trained
+    artists, genres = max(trained.labels.artists, labels.artists.rows), max(trained.labels.genres, labels.genres.rows)
+    return dataclasses.replace(trained, labels=dataclasses.replace(trained.labels, artists=artists, genres=genres))
+
+
 def _with_rows(model: PriorConfig, trained: PriorConfig) -> PriorConfig:
     """`model` with label tables as large as those of `trained` where it leaves their sizes open."""
     if model.labels is None or trained.labels is None:
@@ -291,13 +334,33 @@ def codec_start(state: TrainState, trained: TrainedCodec, window_samples: int) -
     return _started(state, trained.codec.params, books)
 
 
-def prior_start(state: TrainState, init: os.PathLike | str) -> TrainState:
+def prior_start(state: TrainState, init: os.PathLike | str, trained: PriorConfig) -> TrainState:
     """A fresh state with a trained prior's weights, read into the state's shardings.
+
+    Label tables of more rows than the trained ones are filled with copies of the trained row of "unknown".
+
+    Args:
+      trained: the config in `init`.
 
     Raises:
       UserError: no prior there, or one of another config.
     """
-    return _started(state, load_params(init, state.params), state.model_state)
+    like = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), state.params)
+    if trained.labels is not None:
+        for name, rows in (("artist", trained.labels.artists), ("genre", trained.labels.genres)):
+            table = like["labels"][name]
+            like["labels"][name] = table.update(shape=(rows, table.shape[1]))
+    params = load_params(init, like)
+    if trained.labels is not None:
+        for name in ("artist", "genre"):
+            new = state.params["labels"][name].shape[0] - params["labels"][name].shape[0]
+            params["labels"][name] = _with_copies_of_first_row(params["labels"][name], new)
+    return _started(state, params, state.model_state)
+
+
+@partial(jax.jit, static_argnums=1)
+def _with_copies_of_first_row(table: Float[Array, "n d"], count: int) -> Float[Array, "m d"]:
+    return jnp.concatenate([table, jnp.repeat(table[:1], count, axis=0)])
 
 
 def _started(state: TrainState, params: Any, model_state: Any) -> TrainState:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jukebox_jax.parallel.strategies import Rules, resolve
 from jukebox_jax.training.config import TrainConfig
+from jukebox_jax.training.freezing import split
 from jukebox_jax.training.loss_scale import LossScale, create_loss_scale
 from jukebox_jax.training.optimizer import create_ema, make_optimizer
 from jukebox_jax.training.task import Task
@@ -31,7 +32,7 @@ class TrainState:
       skipped_steps: steps whose loss or gradients were not finite, or whose gradients were to be ignored, and which
         changed nothing else (but the loss scale).
       skipped_in_a_row: how many of them were the last steps; 0 after a step that was taken.
-      params, opt_state: parameters and optax state.
+      params, opt_state: parameters, and the optax state of those that are trained.
       ema: average of the parameters, or None.
       model_state: the task's own state (codebooks), `{}` if none.
       loss_scale: a dynamic loss scale, or None.
@@ -59,7 +60,8 @@ def abstract_state(task: Task, config: TrainConfig, mesh: Mesh, rules: Rules) ->
     """The state's shapes, dtypes and shardings (ShapeDtypeStructs); computes and allocates nothing.
 
     Raises:
-      UserError: the rules do not fit the parameters or the mesh (see `parallel.strategies.resolve`).
+      UserError: the rules do not fit the parameters or the mesh (see `parallel.strategies.resolve`), or a pattern of
+        what is frozen fits no parameter.
     """
     boxed = jax.eval_shape(lambda: _boxed_state(task, config))
     shardings = resolve(boxed, mesh, rules)
@@ -93,7 +95,7 @@ def _boxed_state(task: Task, config: TrainConfig) -> TrainState:
         skipped_steps=zero,
         skipped_in_a_row=zero,
         params=params,
-        opt_state=make_optimizer(config.optimizer).init(params),
+        opt_state=make_optimizer(config.optimizer).init(split(params, config.frozen)[0]),
         ema=None if config.optimizer.ema_decay is None else create_ema(params),
         model_state=model_state,
         loss_scale=create_loss_scale() if config.optimizer.loss_scale == "dynamic" else None,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jukebox_jax.parallel.strategies import Rules, batch_sharding
 from jukebox_jax.training.config import OptimizerConfig, TrainConfig
+from jukebox_jax.training.freezing import merge, split
 from jukebox_jax.training.loss_scale import update_loss_scale
 from jukebox_jax.training.optimizer import (
     clip,
@@ -38,7 +39,7 @@ def make_train_step(
     `fold_in(key(seed), step)`. Metrics: the task's own, `loss`, `grad_norm` (before clipping), `learning_rate`,
     `skipped` (1 if loss or gradients were not finite, or their norm above `ignore_grad_norm`: parameters, moments,
     average and model state then stay as they were), `skipped_steps` (their number so far) and, if the loss is scaled,
-    `loss_scale_log2`. Loss and norm are those without scale.
+    `loss_scale_log2`. Loss and norm are those without scale; what is frozen has no gradients.
 
     Args:
       abstract: from `abstract_state`; its shardings are the step's.
@@ -56,14 +57,17 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         scale = _current_loss_scale(config.optimizer, state)
 
-        def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any, Metrics]]:
+        trained, frozen = split(state.params, config.frozen)
+
+        def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any, Metrics]]:
+            params = merge(trained, frozen)
             loss, model_state, metrics = task.loss(params, state.model_state, batch, key)
             return loss if scale is None else loss * scale, (loss, model_state, metrics)
 
         with jax.named_scope("loss_and_gradients"), nn.logical_axis_rules(rules):
-            (_, (loss, model_state, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+            (_, (loss, model_state, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         # Without this XLA may sum whole gradients on every device before it cuts them into shards.
-        gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
+        gradients = jax.lax.with_sharding_constraint(gradients, split(shardings.params, config.frozen)[0])
 
         with jax.named_scope("update"):
             norm = global_norm(gradients)
@@ -74,9 +78,9 @@ def make_train_step(
             total_steps = jnp.where(state.total_steps > 0, state.total_steps, config.last_step)
             rate = learning_rate(config.optimizer, state.step, total_steps)
             direction, opt_state = optimizer.update(
-                clip(config.optimizer, gradients, norm, scale), state.opt_state, state.params
+                clip(config.optimizer, gradients, norm, scale), state.opt_state, trained
             )
-            params = jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), state.params, direction)
+            params = merge(jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), trained, direction), frozen)
             ema = None
             if decay is not None:
                 ema = update_ema(state.ema, params, opt_state[0].count, decay, config.optimizer.ema_every)

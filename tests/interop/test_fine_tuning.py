@@ -48,7 +48,7 @@ def place(tmp_path_factory) -> Path:
 
 def fine_tune(place: Path, variant: str, init: str, out: Path, *more: str) -> int:
     data = place / ("audio" if variant == "codec" else "tokens")
-    paths = ["--data", str(data), "--init", str(place / init), "--out", str(out)]
+    paths = ["--data", str(data), "--init-from", str(place / init), "--out", str(out)]
     return main(["train", "--config", f"{recipe.__file__}:{variant}", *paths, "--quiet", *more])
 
 
@@ -88,6 +88,92 @@ def test_imported_priors_are_trained_further_and_sing(place, tmp_path):
     song = ["--seconds", "0.1", "--artist", "Muse", "--genre", "Jazz Soul", "--strict-labels"]
     assert main(["sample", "--model", str(tmp_path / "models"), "--out", str(tmp_path / "songs"), *song]) == 0
     assert len(list((tmp_path / "songs").glob("*.wav"))) == 1
+
+
+@pytest.fixture(scope="module")
+def newcomers(place, tmp_path_factory) -> Path:
+    """The same music by an artist, and in a genre, that the imported models do not know; as the codec's tokens."""
+    folder = tmp_path_factory.mktemp("newcomers")
+    shutil.copytree(place / "music", folder / "music")
+    table = folder / "music/metadata.jsonl"
+    table.write_text(table.read_text().replace("Muse", "Björk", 1).replace("Soul", "Hip Soul"))
+    rate = ["--sample-rate", "8000", "--channels", "1"]
+    assert main(["prepare", str(folder / "music"), "--out", str(folder / "audio"), *rate]) == 0
+    codec = str(place / "models/vqvae")
+    assert main(["encode", str(folder / "audio"), "--checkpoint", codec, "--out", str(folder / "tokens")]) == 0
+    return folder
+
+
+def tune_on(data: Path, place: Path, out: Path, *more: str) -> int:
+    paths = ["--data", str(data), "--init-from", str(place / "models/level_1"), "--out", str(out)]
+    return main(["train", "--config", f"{recipe.__file__}:top", *paths, "--quiet", *more])
+
+
+def test_names_that_are_new_get_rows_behind_the_old_ones(place, newcomers, tmp_path, capsys):
+    assert tune_on(newcomers / "tokens", place, tmp_path / "run") == 0
+    assert "does not know 1 artists and 1 genres" in capsys.readouterr().err
+    tuned, imported = load_prior(tmp_path / "run"), load_prior(place / "models/level_1")
+    old, new = imported.params["labels"], tuned.params["labels"]
+    assert imported.config.labels.artists, imported.config.labels.genres == (6, 5)
+    assert tuned.config.labels.artists, tuned.config.labels.genres == (7, 6)
+    assert tuned.labels.artists.by_id[:3] == imported.labels.artists.by_id
+    # Rows without a name, which the checkpoint has, keep having none.
+    assert (tuned.labels.artist_id("Björk"), tuned.labels.artists.by_id[3:6]) == (6, ((), (), ()))
+    assert tuned.labels.genre_ids("Hip Soul", 2) == [5, 2]
+    for name, rows in (("artist", 6), ("genre", 5)):
+        assert new[name].shape == (rows + 1, 16)
+        assert 0 <= np.abs(np.asarray(new[name][:rows] - old[name])).max() < 1e-4
+        # It starts as a copy of the row of "unknown" and is trained: that of "unknown" itself stays.
+        assert 0 < np.abs(np.asarray(new[name][rows] - old[name][0])).max() < 1e-4
+    song = ["--seconds", "0.1", "--artist", "Björk", "--genre", "Hip Soul", "--strict-labels"]
+    shutil.copytree(place / "models/vqvae", tmp_path / "models/vqvae")
+    shutil.copytree(place / "models/level_0", tmp_path / "models/level_0")
+    shutil.copytree(tmp_path / "run", tmp_path / "models/level_1")
+    # The upsampler was not tuned: it does not know them, and says so.
+    assert main(["sample", "--model", str(tmp_path / "models"), "--out", str(tmp_path / "songs"), *song]) == 2
+    assert main(["sample", "--model", str(tmp_path / "models"), "--out", str(tmp_path / "songs"), *song[:-1]]) == 0
+
+
+def test_labels_stay_as_they_are_on_request(place, newcomers, tmp_path, capsys):
+    assert tune_on(newcomers / "tokens", place, tmp_path / "run", "--config.extend_labels=false") == 0
+    assert "does not know" not in capsys.readouterr().err
+    tuned, imported = load_prior(tmp_path / "run"), load_prior(place / "models/level_1")
+    assert (tuned.labels, tuned.config.labels) == (imported.labels, imported.config.labels)
+
+
+def test_only_the_labels_are_tuned_where_the_decoder_is_frozen(place, newcomers, tmp_path):
+    frozen = "--config.train.frozen=('decoder', 'labels/*_position', 'labels/total_length')"
+    assert tune_on(newcomers / "tokens", place, tmp_path / "run", frozen) == 0
+    tuned, imported = load_prior(tmp_path / "run").params, load_prior(place / "models/level_1").params
+    assert largest_change(tuned["decoder"], imported["decoder"]) == 0
+    assert largest_change(tuned["labels"]["artist"][:6], imported["labels"]["artist"]) < 1e-4
+    assert not np.array_equal(tuned["labels"]["artist"][6], imported["labels"]["artist"][0])
+    assert tune_on(newcomers / "tokens", place, tmp_path / "other", "--config.train.frozen=('decode',)") == 2
+
+
+def test_tokens_of_another_codec_are_refused(place, newcomers, tmp_path, capsys):
+    assert fine_tune(place, "codec", "models/vqvae", tmp_path / "vqvae") == 0
+    other = ["--checkpoint", str(tmp_path / "vqvae"), "--out", str(tmp_path / "tokens")]
+    assert main(["encode", str(place / "audio"), *other]) == 0
+    capsys.readouterr()
+    assert tune_on(tmp_path / "tokens", place, tmp_path / "run") == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "was trained on the tokens of another codec" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_from_a_chosen_checkpoint_of_another(place, tmp_path, capsys):
+    every = ["--config.train.checkpoint_every=1", "--config.train.optimizer.learning_rate=0.01"]
+    assert fine_tune(place, "top", "models/level_1", tmp_path / "first", *every) == 0
+    init = ["--data", str(place / "tokens"), "--init", f"{tmp_path / 'first'}@2", "--out", str(tmp_path / "second")]
+    still = ["--config.train.optimizer.learning_rate=0.0", "--config.train.steps=1", "--quiet"]
+    assert main(["train", "--config", f"{recipe.__file__}:top", *init, *still]) == 0
+    second = load_prior(tmp_path / "second").params
+    assert largest_change(second, load_prior(f"{tmp_path / 'first'}@2").params) == 0
+    assert largest_change(second, load_prior(tmp_path / "first").params) > 0
+    init[3] = f"{tmp_path / 'first'}@7"
+    assert main(["train", "--config", f"{recipe.__file__}:top", *init, *still]) == 2
+    assert "has no checkpoint of step 7: it has 2, 3" in capsys.readouterr().err
 
 
 def test_an_imported_codec_is_trained_further_and_encodes(place, tmp_path):

@@ -113,6 +113,15 @@ def test_genres(table, name, ids, unknown):
     assert table.genre_ids(name, len(ids)) == ids
 
 
+def test_new_names_come_behind_the_old_ones():
+    more = V2.extended(["Céline Dion", "Björk", "宇多田ヒカル", "BJÖRK"], ["Hip Soul", "rock"], (7, 0))
+    assert more.artists.by_id == (*V2.artists.by_id, (), (), ("bj_rk",))
+    assert more.genres.by_id == (*V2.genres.by_id, ("soul",))
+    assert (more.artist_id("Björk"), more.genre_ids("Hip Soul", 2)) == (7, [3, 7])
+    assert V3.extended(["Céline Dion"], ["Hip Soul"]).genres.by_id[4:] == (("hip soul",),)
+    assert V3.extended(["Céline Dion"], ["hip hop"], (9, 9)) == V3
+
+
 def test_more_genre_words_than_slots():
     assert V2.genre_ids("blues rock hip", 3) == [1, 2, 3]
     with pytest.raises(UserError, match='"blues rock hip hop" is 4 words, the model takes 3'):
