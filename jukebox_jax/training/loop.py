@@ -22,6 +22,7 @@ from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
 from jukebox_jax.parallel import hosts
 from jukebox_jax.parallel.mesh import make_mesh
+from jukebox_jax.parallel.plan import out_of_memory_told, plan
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.training.config import TrainConfig
 from jukebox_jax.training.feed import Batches, Feed
@@ -154,7 +155,11 @@ def train(
             name: jax.ShapeDtypeStruct((config.batch_size, *spec.shape), spec.dtype, sharding=sharding)
             for name, spec in task.batch_spec.items()
         }
-        train_step = make_train_step(task, config, mesh, strategy.rules, abstract).lower(abstract, batch_spec).compile()
+        train_step = make_train_step(task, config, mesh, strategy.rules, abstract).lower(abstract, batch_spec)
+        with out_of_memory_told():
+            train_step = train_step.compile()
+        parts = {"parameters": abstract.params, "optimizer": abstract.opt_state, "average": abstract.ema}
+        telemetry.say(str(plan(train_step, {**parts, "batch": batch_spec}, mesh)))
 
         # ---- Steps -----------------------------------------------------------------------------------------------
         ledger.turn_to("other")

@@ -1,0 +1,73 @@
+"""What training steps need of TPUs that are not there: memory and traffic, from the TPU compiler.
+
+    pip install -c constraints.txt -e ".[tpu]"
+    python -m experiments.tpu_plans                       # every row of README.md; hours on two cores
+    python -m experiments.tpu_plans --topology v5e:8x8 --config configs/prior.py:5b --batch 64
+    python -m experiments.tpu_plans --topology v6e:8x8 --slices 2 --config configs/prior.py:5b --batch 128 \\
+        --config.train.strategy=hsdp
+
+Nothing runs, so it says nothing about speed. One compilation at a time: they use all cores and some gigabytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+#: What there is to compile a config for: (config, topology, slices, batch over all chips, further values).
+CASES = [
+    ("configs/prior.py:5b", "v5e:8x8", 1, 64, ()),
+    ("configs/prior.py:5b", "v5p:4x4x4", 1, 64, ()),
+    ("configs/prior.py:5b", "v6e:8x8", 1, 64, ()),
+    ("configs/prior.py:5b_lyrics", "v5e:8x8", 1, 64, ()),
+    ("configs/prior.py:1b_lyrics", "v5e:8x8", 1, 64, ()),
+    ("configs/prior.py:upsampler_1", "v5e:8x8", 1, 64, ()),
+    ("configs/prior.py:upsampler_0", "v5e:8x8", 1, 64, ()),
+    ("configs/prior.py:small", "v5e:2x4", 1, 8, ("--config.train.strategy=dp", "--config.model.dtype=bfloat16")),
+    ("configs/vqvae.py:released", "v5e:8x8", 1, 256, ()),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="FILE.py:VARIANT", help="what to compile (default: every row of README.md)")
+    parser.add_argument("--topology", default="v5e:8x8", help="of one slice, as v5e:8x8 or v5p:4x4x4 (default v5e:8x8)")
+    parser.add_argument("--slices", type=int, default=1, help="slices, joined by a data-centre network (default 1)")
+    parser.add_argument("--batch", type=int, help="examples over all chips (default: the config's)")
+    parser.add_argument("--hlo", type=Path, metavar="FILE", help="also write the program that the compiler made")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    args, overrides = parser.parse_known_args()
+    if any(not text.startswith("--config.") for text in overrides):
+        parser.error(f"unknown arguments: {' '.join(overrides)}")
+    cases = [(args.config, args.topology, args.slices, args.batch, tuple(overrides))] if args.config else CASES
+
+    # Before jax is imported: no TPU is asked for, and none is looked for in the cloud's metadata.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    from experiments.tpu_plans.compile import compile_step, table
+    from jukebox_jax.cli.flags import load_config
+    from jukebox_jax.errors import UserError
+
+    rows = []
+    for config, topology, slices, batch, values in cases:
+        try:
+            row, hlo = compile_step(load_config(config, values), config, topology, slices, batch)
+        except UserError as error:
+            print(f"{config} on {slices} × {topology}: {error}", file=sys.stderr, flush=True)
+            continue
+        rows.append(row)
+        print(table([row]), flush=True)
+        if args.hlo is not None:
+            args.hlo.write_text(hlo, encoding="utf-8")
+    if len(cases) > 1:
+        print(table(rows))
+    if args.json is not None:
+        args.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    sys.exit(0 if len(rows) == len(cases) else 2)
+
+
+if __name__ == "__main__":
+    main()
