@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import meta
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from jukebox_jax.errors import UserError
@@ -26,7 +27,24 @@ from jukebox_jax.models.attention import (
 from jukebox_jax.models.layers import LayerNorm, Linear, quick_gelu
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Remat = Literal["none", "block"]
+#: What the backward pass finds of each layer: everything ("none"), its input only, from which it computes the whole
+#: layer again ("block"), or also its matrix products, so that none but attention's small ones is computed twice: in the
+#: device's memory ("dots"), or in the host's ("offload"; on the CPU these are one and the same).
+Remat = Literal["none", "block", "dots", "offload"]
+
+# Products of the linear layers that their derivatives are computed from. That of `mlp_out` is not among them: it is
+# only added to what the next layer starts from, which the scan keeps anyway.
+_SAVED = ("qkv", "attention_out", "mlp_in")
+_POLICIES = {
+    "block": None,
+    "dots": jax.checkpoint_policies.save_only_these_names(*_SAVED),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=list(_SAVED),
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -191,7 +209,7 @@ class Block(nn.Module):
 
     def encoder_cache(self, encoded: Float[Array, "b s d"]) -> LayerCache:
         """Keys and values of the encoder's states, for a layer that looks at them."""
-        return LayerCache(*self._split(self.qkv(encoded, slice(self.config.state, None)), 2))
+        return LayerCache(*self._split(checkpoint_name(self.qkv(encoded, slice(self.config.state, None)), "qkv"), 2))
 
     def _project(
         self, h: Float[Array, "*b d"], pattern: Pattern, encoded: Float[Array, "b s d"] | None
@@ -199,8 +217,8 @@ class Block(nn.Module):
         """Queries, keys and values (*b, h, k); no keys and values for a layer whose cache already holds them."""
         normed = self.norm_attention(h)
         if pattern != Pattern.ENCODER:
-            return self._split(self.qkv(normed), 3)
-        (q,) = self._split(self.qkv(normed, slice(self.config.state)), 1)
+            return self._split(checkpoint_name(self.qkv(normed), "qkv"), 3)
+        (q,) = self._split(checkpoint_name(self.qkv(normed, slice(self.config.state)), "qkv"), 1)
         if encoded is None:
             return [q, None, None]
         cache = self.encoder_cache(encoded.astype(h.dtype))
@@ -210,8 +228,9 @@ class Block(nn.Module):
         return [part.reshape(*part.shape[:-1], self.config.heads, -1) for part in jnp.split(x, parts, axis=-1)]
 
     def _finish(self, h: Float[Array, "*b d"], attended: Float[Array, "*b h k"]) -> Float[Array, "*b d"]:
-        a = self.attention_out(attended.reshape(*h.shape[:-1], -1))
-        m = self.mlp_out(quick_gelu(self.mlp_in(self.norm_mlp(h + a))))
+        a = checkpoint_name(self.attention_out(attended.reshape(*h.shape[:-1], -1)), "attention_out")
+        hidden = checkpoint_name(self.mlp_in(self.norm_mlp(h + a)), "mlp_in")
+        m = self.mlp_out(quick_gelu(hidden))
         if self.config.residual_scale:
             return h + (a + m) / self.config.depth
         return h + a + m
@@ -276,8 +295,10 @@ class Transformer(nn.Module):
             h = nn.with_logical_constraint(h, ("batch", "time", "width"))
             return Block(self.config, parent=None).apply({"params": params}, h, pattern, encoded)
 
+        if self.config.remat == "none":
+            return layer
         # Inside a scan nothing is gained from the barriers that keep XLA from undoing the rematerialisation.
-        return jax.checkpoint(layer, prevent_cse=not scanned) if self.config.remat == "block" else layer
+        return jax.checkpoint(layer, prevent_cse=not scanned, policy=_POLICIES[self.config.remat])
 
     def empty_caches(self, batch: int, encoded: Float[Array, "b s d"] | None = None) -> tuple[LayerCache, ...]:
         """Caches of all layers before the first token."""

@@ -98,6 +98,8 @@ class TrainConfig:
     Attributes:
       seed: of the initial weights and of every step's randomness; 0 <= seed < 2**32.
       batch_size: examples per step over all devices and hosts.
+      accumulate: parts that a step's batch is computed in, one after another: the same gradients from a smaller memory.
+        Not for the codec, whose codebooks learn from whole batches.
       steps: the run's number of steps; with `seconds`, the largest one.
       seconds: wall-clock budget in seconds, compilation included, evaluation and checkpoints not. The number of steps
         that fits is chosen once, after measuring some first steps, and kept in the checkpoint: from then on steps
@@ -125,6 +127,7 @@ class TrainConfig:
 
     seed: int = 0
     batch_size: int = 4
+    accumulate: int = 1
     steps: int = 1000
     seconds: float | None = None
     min_steps: int = 1
@@ -148,8 +151,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, f"from 0 to {2**32 - 1}")
-        for name in ("batch_size", "steps", "min_steps", "log_every", "keep_checkpoints", "max_skipped"):
+        for name in ("batch_size", "accumulate", "steps", "min_steps", "log_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        wanted = f"a divisor of batch_size ({self.batch_size})"
+        _require(self.batch_size % self.accumulate == 0, "accumulate", self.accumulate, wanted)
         for name in ("eval_every", "checkpoint_every", "checkpoint_minutes", "audio_every", "keep_best"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.watchdog_minutes >= 0, "watchdog_minutes", self.watchdog_minutes, "0 or more")

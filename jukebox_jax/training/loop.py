@@ -44,7 +44,7 @@ Listen = Callable[[PyTree, PyTree], Clips]
 # What may differ between a run folder's config and a resumed run's: it changes how long, how often and where,
 # not what is computed from an example.
 MAY_CHANGE = (
-    *("batch_size", "steps", "seconds", "min_steps", "log_every", "eval_every", "checkpoint_every"),
+    *("batch_size", "accumulate", "steps", "seconds", "min_steps", "log_every", "eval_every", "checkpoint_every"),
     *("checkpoint_minutes", "keep_checkpoints", "keep_best", "best_metric", "max_skipped", "watchdog_minutes"),
     *("strategy", "mesh", "audio_every", "profile", "peak_flops", "wandb_project"),
 )

@@ -11,9 +11,10 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from jukebox_jax.errors import UserError
 from jukebox_jax.parallel.strategies import Rules, batch_sharding
+from jukebox_jax.training import freezing
 from jukebox_jax.training.config import OptimizerConfig, TrainConfig
-from jukebox_jax.training.freezing import merge, split
 from jukebox_jax.training.loss_scale import update_loss_scale
 from jukebox_jax.training.optimizer import (
     clip,
@@ -26,6 +27,7 @@ from jukebox_jax.training.optimizer import (
 from jukebox_jax.training.state import TrainState, state_shardings
 from jukebox_jax.training.task import Task
 
+PyTree = Any
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
 
@@ -41,13 +43,23 @@ def make_train_step(
     average and model state then stay as they were), `skipped_steps` (their number so far) and, if the loss is scaled,
     `loss_scale_log2`. Loss and norm are those without scale; what is frozen has no gradients.
 
+    With `config.accumulate` the batch is cut into so many microbatches, and loss, gradients and metrics are the means
+    of theirs: those of the whole batch, as long as the loss is a mean over examples. Each draws random numbers of its
+    own.
+
     Args:
       abstract: from `abstract_state`; its shardings are the step's.
 
     Raises:
-      UserError: the mesh does not divide the batch.
+      UserError: the mesh does not divide the (micro)batch, or `accumulate` is above 1 for a task with model state.
     """
-    shardings = state_shardings(abstract)
+    shardings, parts = state_shardings(abstract), config.accumulate
+    if parts > 1 and jax.tree.leaves(abstract.model_state):
+        # Codebooks start from, restart from and average over whole batches: parts would not add up to the same.
+        raise UserError(
+            f"train.accumulate={parts} is not for a codec, whose codebooks learn from whole batches: set it to 1."
+        )
+    microbatch_sharding = batch_sharding(mesh, rules, config.batch_size // parts)
     optimizer = make_optimizer(config.optimizer)
     ignored, decay = config.optimizer.ignore_grad_norm, config.optimizer.ema_decay
     if decay == "original":
@@ -57,17 +69,36 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         scale = _current_loss_scale(config.optimizer, state)
 
-        trained, frozen = split(state.params, config.frozen)
+        trained, frozen = freezing.split(state.params, config.frozen)
+        shards = freezing.split(shardings.params, config.frozen)[0]
 
-        def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any, Metrics]]:
-            params = merge(trained, frozen)
-            loss, model_state, metrics = task.loss(params, state.model_state, batch, key)
-            return loss if scale is None else loss * scale, (loss, model_state, metrics)
+        def gradients_of(batch: Batch, key: Array):
+            def loss_fn(trained: PyTree):
+                params = freezing.merge(trained, frozen)
+                loss, model_state, metrics = task.loss(params, state.model_state, batch, key)
+                return loss if scale is None else loss * scale, (loss, model_state, metrics)
 
-        with jax.named_scope("loss_and_gradients"), nn.logical_axis_rules(rules):
-            (_, (loss, model_state, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-        # Without this XLA may sum whole gradients on every device before it cuts them into shards.
-        gradients = jax.lax.with_sharding_constraint(gradients, split(shardings.params, config.frozen)[0])
+            with nn.logical_axis_rules(rules):
+                gradients, found = jax.grad(loss_fn, has_aux=True)(trained)
+            # Without this XLA may sum whole gradients on every device before it cuts them into shards.
+            return jax.lax.with_sharding_constraint(gradients, shards), found
+
+        with jax.named_scope("loss_and_gradients"):
+            if parts == 1:
+                gradients, (loss, model_state, metrics) = gradients_of(batch, key)
+            else:
+                zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
+                zeros = jax.lax.with_sharding_constraint(zeros, shards)
+
+                def add(total: PyTree, part: tuple[Batch, Array]):
+                    gradients, (loss, _, metrics) = gradients_of(*part)
+                    return jax.tree.map(lambda t, g: t + g, total, gradients), (loss, metrics)
+
+                microbatches = split(batch, parts, microbatch_sharding)
+                total, found = jax.lax.scan(add, zeros, (microbatches, jax.random.split(key, parts)))
+                gradients = jax.tree.map(lambda t, p: (t / parts).astype(p.dtype), total, trained)
+                loss, metrics = jax.tree.map(lambda values: jnp.mean(values, axis=0), found)
+                model_state = state.model_state
 
         with jax.named_scope("update"):
             norm = global_norm(gradients)
@@ -80,7 +111,8 @@ def make_train_step(
             direction, opt_state = optimizer.update(
                 clip(config.optimizer, gradients, norm, scale), state.opt_state, trained
             )
-            params = merge(jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), trained, direction), frozen)
+            moved = jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), trained, direction)
+            params = freezing.merge(moved, frozen)
             ema = None
             if decay is not None:
                 ema = update_ema(state.ema, params, opt_state[0].count, decay, config.optimizer.ema_every)
@@ -126,6 +158,19 @@ def make_train_step(
         in_shardings=(shardings, batch_sharding(mesh, rules, config.batch_size)),
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
+
+
+def split(batch: Batch, parts: int, sharding: NamedSharding) -> Batch:
+    """Cuts every (b, …) into (parts, b / parts, …), of which each part is sharded as given.
+
+    Part i takes the rows i, i + parts, …, so that every device cuts up the rows that it has and none are moved.
+    """
+    stacked = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+    def one(x: Array) -> Array:
+        return jax.lax.with_sharding_constraint(x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), stacked)
+
+    return jax.tree.map(one, batch)
 
 
 def _current_loss_scale(config: OptimizerConfig, state: TrainState) -> Float[Array, ""] | None:
