@@ -2,7 +2,7 @@
 
     jukebox-jax train --config experiments/fault_drill/config.py:VARIANT …
 
-`prior` is an upsampler with labels, `codec` a VQ-VAE of three levels. Every step is logged, and checkpoints come so
+`prior` is an upsampler with labels, `codec` a VQ-VAE of two levels. Every step is logged, and checkpoints come so
 often that a kill seldom costs much and often meets one that is being written.
 """
 
@@ -27,15 +27,15 @@ TRAIN = TrainConfig(
 def get_config(variant: str = "prior") -> CodecRun | PriorRun:
     """The run of a variant."""
     if variant == "codec":
-        # The codebooks are new at every step for some of their codes: those are drawn from the step's key.
+        # Codes are revived at nearly every step, by draws that follow from the step.
         loss = CodecLossConfig(
             codebook_decay=0.9,
             revival_threshold=0.1,
-            multispectral_n_fft=(512, 256),
-            multispectral_hop=(128, 64),
-            multispectral_window=(512, 256),
+            multispectral_n_fft=(256,),
+            multispectral_hop=(64,),
+            multispectral_window=(256,),
         )
-        model = VQVAEConfig(widths=(8, 8, 8), depths=(1, 1, 1), emb_width=8, codes=CODES)
+        model = VQVAEConfig(downs=(2, 2), strides=(2, 2), widths=(8, 8), depths=(1, 1), emb_width=8, codes=CODES)
         return CodecRun(model, loss, CodecData(window_samples=4096), TRAIN)
     if variant == "prior":
         labels = LabelConfig(0, 0, time_bins=16, max_duration_seconds=600.0)

@@ -26,8 +26,8 @@ def table(results: Sequence[Result]) -> str:
                 [
                     result.name,
                     result.what,
-                    f"{result.kills.total()} of {result.planned}",
-                    *(str(result.kills[kind]) if result.kills[kind] else "" for kind in KINDS),
+                    f"{result.met} of {result.planned}",
+                    *(str(result.kills[kind] or "") for kind in KINDS),
                     str(result.resumes),
                     str(result.again),
                     difference,

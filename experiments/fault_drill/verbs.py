@@ -21,7 +21,8 @@ def prepare_drill(source: Path, *flags: object) -> Drill:
     def seen(folder: Path) -> int:
         if (folder / "out").exists():
             return pieces
-        return sum(path.suffix == ".json" for path in files_in(folder / ".out.partial" / "parts"))
+        parts = files_in(folder / ".out.partial" / "parts")
+        return sum(part.suffix == ".json" and not part.name.startswith(".") for part in parts)  # half-written ones do
 
     return Drill(
         name="prepare",
