@@ -17,8 +17,9 @@ import pytest
 import soundfile
 from buckets import FaultyFileSystem
 from corpus import zoo
-from drill import run_through_kills, run_verb, tree
 
+from experiments.fault_drill.engine import run_drill
+from experiments.fault_drill.verbs import prepare_drill, tree
 from jukebox_jax.corpus.parts import crashed, decode_piece
 from jukebox_jax.corpus.plan import PlanSettings
 from jukebox_jax.corpus.prepare import PrepareSettings, prepare
@@ -51,6 +52,14 @@ def source(tmp_path):
 
 def write_rows(folder, rows):
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def run_verb(*arguments: object, check: bool = True, **options) -> subprocess.CompletedProcess:
+    """`jukebox-jax ARGUMENTS` in a process of its own."""
+    command = [sys.executable, "-m", "jukebox_jax", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert not check or done.returncode == 0, done.stderr
+    return done
 
 
 def report_of(folder):
@@ -239,23 +248,13 @@ def longer(tmp_path):
     return folder
 
 
-def drill_prepare(source, out, kills, seed, *flags):
-    started = time.monotonic()
-    run_verb("prepare", source, "--out", out / "whole", *flags)
-    took = time.monotonic() - started
-    met = run_through_kills(["prepare", source, "--out", out / "killed", *flags], kills, seed, took)
-    assert met > 0
-    assert tree(out / "killed") == tree(out / "whole")
-    assert not list(out.glob(".*"))
-
-
-def test_killed_and_resumed(longer, tmp_path):
-    drill_prepare(longer, tmp_path, 3, 0, "--workers", 2)
-
-
-@pytest.mark.slow
-def test_killed_ten_times(longer, tmp_path):
-    drill_prepare(longer, tmp_path, 10, 1, "--workers", 2, "--sample-rate", 22_050)
+@pytest.mark.parametrize(
+    ("kills", "flags"), [(3, ()), pytest.param(8, ("--sample-rate", 22_050), marks=pytest.mark.slow)]
+)
+def test_killed_and_resumed(longer, tmp_path, kills, flags):
+    result = run_drill(prepare_drill(longer, "--workers", 2, *flags), tmp_path, kills, seed=0)
+    assert result.passed, result.problems
+    assert result.met > 1
 
 
 @pytest.mark.parametrize(("limit", "stage"), [(50_000, "decode"), (8_000_000, "store")])

@@ -1,0 +1,77 @@
+"""Which drills there are, and the music that they work on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+import jukebox_jax
+from experiments.fault_drill.config import CODES
+from experiments.fault_drill.engine import Drill
+from experiments.fault_drill.training import training_drill
+from experiments.fault_drill.verbs import encode_drill, prepare_drill
+from jukebox_jax.corpus.demo_corpus import demo_folder
+from jukebox_jax.corpus.prepare import prepare
+from jukebox_jax.corpus.tokens import write_token_dataset
+from jukebox_jax.pipeline.dataset import Song
+
+HOPS = {"level_0": 8, "level_1": 32, "level_2": 128}
+CODEC = Path(jukebox_jax.__file__).parent / "toy" / "vqvae"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The demo corpus as files, as an audio dataset, and with random codes as a token dataset."""
+
+    music: Path
+    audio: Path
+    tokens: Path
+
+
+def write_data(folder: Path) -> Data:
+    """Prepares the demo corpus and makes codes for it; some seconds."""
+    audio = prepare(demo_folder(), folder / "audio")
+    rng = np.random.default_rng(0)
+
+    def codes(split: str, song: Song, samples: np.ndarray) -> dict[str, np.ndarray]:
+        del split, song
+        return {name: rng.integers(0, CODES, len(samples) // hop).astype(np.uint16) for name, hop in HOPS.items()}
+
+    write_token_dataset(audio, folder / "tokens", HOPS, codes, "random", codes=CODES)
+    return Data(demo_folder(), folder / "audio", folder / "tokens")
+
+
+def make_drills(data: Data, cache: Path, steps: int, names: Collection[str]) -> list[Drill]:
+    """The drills of these names, in the order of the table."""
+    return [make(name, data, cache, steps) for name, make in _DRILLS.items() if name in names]
+
+
+def _prior(name: str, data: Data, cache: Path, steps: int, **options) -> Drill:
+    return training_drill(name, "prior", data.tokens, steps, cache, **options)
+
+
+def _codec(name: str, data: Data, cache: Path, steps: int, **options) -> Drill:
+    return training_drill(name, "codec", data.audio, steps, cache, **options)
+
+
+def _codec_meshes(name: str, data: Data, cache: Path, steps: int) -> Drill:
+    # Which code is nearest is chaotic: after more steps two runs that rounding parted are two runs.
+    return _codec(name, data, cache, min(steps, 20), meshes=MESHES, loss_limit=1e-3)
+
+
+MESHES = (("single", 1), ("fsdp", 8), ("dp", 4), ("fsdp", 2), ("dp", 8))
+_DRILLS: dict[str, Callable[[str, Data, Path, int], Drill]] = {
+    "prior": _prior,
+    "codec": _codec,
+    "prior_sharded": partial(_prior, meshes=(("fsdp", 8),)),
+    "codec_sharded": partial(_codec, meshes=(("fsdp", 8),)),
+    "prior_meshes": partial(_prior, meshes=MESHES, loss_limit=1e-4),
+    "codec_meshes": _codec_meshes,
+    "prepare": lambda name, data, cache, steps: prepare_drill(data.music, "--workers", 2),
+    "encode": lambda name, data, cache, steps: encode_drill(data.audio, CODEC),
+}
+NAMES = tuple(_DRILLS)

@@ -1,0 +1,172 @@
+"""Drills of `jukebox-jax train`: to the bit on one mesh, and nearly so where restarts use other meshes and hosts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from experiments.fault_drill.engine import Comparison, Drill, Start
+from experiments.fault_drill.hosts import verb
+from jukebox_jax.checkpoint import store
+from jukebox_jax.training.telemetry import METRICS_FILE, read_metrics
+
+CONFIG = Path(__file__).with_name("config.py")
+RUN, CHECKPOINTS, UNFINISHED = "run", "checkpoints", ".orbax-checkpoint-tmp"
+#: Metrics that tell of the clock or of the machine, by a part of their names.
+_OF_THE_CLOCK = ("second", "mfu", "memory", "goodput")
+_LAST_BYTES = 4096  # more than a row of metrics has
+
+
+def training_drill(
+    name: str,
+    model: str,
+    data: Path,
+    steps: int,
+    cache: Path,
+    meshes: tuple[tuple[str, int], ...] = (("single", 1),),
+    loss_limit: float | None = None,
+) -> Drill:
+    """A run of the model ("prior" or "codec" of config.py) on a dataset.
+
+    Args:
+      cache: folder for compiled programs, which all starts share.
+      meshes: (strategy, number of devices) of the undisturbed run and, in turn, of the restarts.
+      loss_limit: the largest relative difference between the losses of two steps; None: all that a run leaves must be
+        the same to the bit, but for times.
+    """
+
+    def start(strategy: str, devices: int) -> Start:
+        arguments = ("train", "--quiet", "--config", f"{CONFIG}:{model}", f"--config.train.steps={steps}")
+        arguments += (f"--config.train.strategy={strategy}", "--data", data, "--out")
+        env = {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        return lambda folder: [verb(*arguments, folder / RUN, env=env)]
+
+    exact = loss_limit is None
+    places = ", ".join(f"{strategy} of {devices}" if devices > 1 else strategy for strategy, devices in meshes)
+    return Drill(
+        name=name,
+        what=f"{model}, {places}",
+        starts=tuple(start(*mesh) for mesh in meshes),
+        total=steps,
+        seen=logged_steps,
+        compare=compare_bits if exact else lambda whole, killed: compare_losses(whole, killed, loss_limit),
+        kept=kept_steps,
+        writing=is_writing,
+        damage=damage_latest,
+        most_kills=max(1, steps // 4),
+    )
+
+
+# ---- A run, seen from outside -----------------------------------------------------------------------------------
+
+
+def logged_steps(folder: Path) -> int:
+    """The last step in the log."""
+    try:
+        with open(folder / RUN / METRICS_FILE, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _LAST_BYTES))
+            lines = log.read().split(b"\n")
+    except FileNotFoundError:
+        return 0
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError):  # cut off by a kill, or by us
+            continue
+    return 0
+
+
+def kept_steps(folder: Path) -> int:
+    """The step of the latest complete checkpoint."""
+    return max(store.steps(folder / RUN), default=0)
+
+
+def is_writing(folder: Path) -> bool:
+    """Whether a checkpoint is being written, or was when the run died."""
+    try:
+        with os.scandir(folder / RUN / CHECKPOINTS) as entries:
+            return any(UNFINISHED in entry.name for entry in entries)
+    except FileNotFoundError:
+        return False
+
+
+def damage_latest(folder: Path, rng: random.Random) -> int | None:
+    """Cuts a random file of the latest of several checkpoints in half; returns the step of the one before it."""
+    complete = store.steps(folder / RUN)
+    if len(complete) < 2:
+        return None
+    latest = folder / RUN / CHECKPOINTS / str(complete[-1])
+    files = sorted(path for path in latest.rglob("*") if path.is_file() and path.stat().st_size > 1)
+    path = rng.choice(files)
+    os.truncate(path, path.stat().st_size // 2)
+    return complete[-2]
+
+
+# ---- Two runs, compared -----------------------------------------------------------------------------------------
+
+
+def compare_bits(whole: Path, killed: Path) -> Comparison:
+    """The last checkpoints' arrays have the same bits, and the logs the same rows but for times."""
+    a, b = last_state(whole / RUN), last_state(killed / RUN)
+    problem, difference = None, 0.0
+    for name in sorted(a.keys() | b.keys()):
+        if name not in a or name not in b:
+            return Comparison(math.inf, "bits", f"only one of the checkpoints has {name}")
+        if a[name].dtype != b[name].dtype or a[name].tobytes() != b[name].tobytes():
+            problem = problem or f"{name} differs"
+            difference = max(difference, float(np.max(np.abs(np.subtract(a[name], b[name], dtype=np.float64)))))
+    if problem is None and timeless(whole / RUN) != timeless(killed / RUN):
+        problem = "the logs differ"
+    return Comparison(difference, "bits", problem)
+
+
+def compare_losses(whole: Path, killed: Path, limit: float) -> Comparison:
+    """Both logs have every step once, with losses whose relative difference is at most `limit`."""
+    a, b = losses(whole / RUN), losses(killed / RUN)
+    if [step for step, _ in a] != [step for step, _ in b]:
+        return Comparison(math.inf, "loss, relative", "the logs have other steps")
+    difference = max(abs(x - y) / abs(x) for (_, x), (_, y) in zip(a, b, strict=True))
+    problem = None if difference <= limit else f"the losses differ by {difference:.1e}, more than {limit:g}"
+    return Comparison(difference, "loss, relative", problem)
+
+
+def last_state(run_dir: Path) -> dict[str, np.ndarray]:
+    """All arrays of the last checkpoint, by path, wherever they were saved."""
+    folder = (run_dir / CHECKPOINTS / str(store.steps(run_dir)[-1])).absolute()
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype, sharding=here)
+
+    stored = ocp.checkpointables_metadata(folder).metadata
+    parts = {name: part for name, part in stored.items() if any(hasattr(x, "shape") for x in jax.tree.leaves(part))}
+    tree = ocp.load_checkpointables(folder, jax.tree.map(abstract, parts))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+
+
+def timeless(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of the log without what the clock decides."""
+
+    def kept(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if not any(part in name for part in _OF_THE_CLOCK)}
+
+    return [kept(row) for row in read_metrics(run_dir)]
+
+
+def losses(run_dir: Path) -> list[tuple[int, float]]:
+    """(step, loss) of every logged step."""
+    return [(int(row["step"]), float(row["loss"])) for row in read_metrics(run_dir) if "loss" in row]

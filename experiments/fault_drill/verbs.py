@@ -1,0 +1,77 @@
+"""Drills of the verbs that turn files into datasets: they end with the same bytes, and leave nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.fault_drill.engine import Comparison, Drill
+from experiments.fault_drill.hosts import verb
+from jukebox_jax.pipeline.dataset import open_dataset
+
+#: How both refuse to do again what is done.
+_FINISHED = "already exists"
+
+
+def prepare_drill(source: Path, *flags: object) -> Drill:
+    """`jukebox-jax prepare` on a folder of music. Units are pieces, decoded or at least judged."""
+    pieces = sum(path.is_file() and path.suffix in (".flac", ".ogg", ".mp3", ".wav") for path in source.rglob("*"))
+    command = ("prepare", source, "--out")
+
+    def seen(folder: Path) -> int:
+        if (folder / "out").exists():
+            return pieces
+        parts = files_in(folder / ".out.partial" / "parts")
+        return sum(part.suffix == ".json" and not part.name.startswith(".") for part in parts)  # half-written ones do
+
+    return Drill(
+        name="prepare",
+        what="the same bytes",
+        starts=(lambda folder: [verb(*command, folder / "out", *flags)],),
+        total=pieces,
+        seen=seen,
+        compare=compare_bytes,
+        finished=_FINISHED,
+        most_kills=pieces,
+    )
+
+
+def encode_drill(audio: Path, codec: Path) -> Drill:
+    """`jukebox-jax encode` on a prepared dataset. Units are songs."""
+    songs = sum(map(len, open_dataset(audio).splits.values()))
+    command = ("encode", audio, "--checkpoint", codec, "--out")
+
+    def seen(folder: Path) -> int:
+        return songs if (folder / "out").exists() else len(files_in(folder / ".out.encoding" / "songs"))
+
+    return Drill(
+        name="encode",
+        what="the same bytes",
+        starts=(lambda folder: [verb(*command, folder / "out")],),
+        total=songs,
+        seen=seen,
+        compare=compare_bytes,
+        finished=_FINISHED,
+        most_kills=songs,
+    )
+
+
+def files_in(folder: Path) -> Sequence[Path]:
+    """What lies in a folder, which may vanish meanwhile."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def compare_bytes(whole: Path, killed: Path) -> Comparison:
+    """The same files with the same bytes; the difference is the number of files that differ."""
+    a, b = tree(whole), tree(killed)
+    different = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+    problem = f"{different[0]} differs" if different else None
+    return Comparison(len(different), "files", problem)
