@@ -22,13 +22,34 @@ class Linear(nn.Module):
     axes: tuple[str, str]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b d"], columns: slice = slice(None)) -> Float[Array, "*b f"]:
-        """All features, or those of some `columns` only."""
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (self.axes[1],))
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        return x @ kernel[:, columns].astype(x.dtype) + bias[columns].astype(x.dtype)
+        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+
+
+class Heads(nn.Module):
+    """A linear layer to queries, keys and values (0, 1, 2), of `heads` heads each: kernel (in, 3, heads, head_dim).
+
+    The heads have an axis of their own, so that they can be divided over devices without cutting one in two.
+    """
+
+    heads: int
+    head_dim: int
+    std: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"], first: int = 0, last: int = 2) -> list[Float[Array, "*b h k"]]:
+        """Those from `first` to `last`."""
+        shape, axes = (3, self.heads, self.head_dim), (None, "heads", None)
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.std), ("width", *axes))
+        kernel = self.param("kernel", init, (x.shape[-1], *shape), jnp.float32)
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, axes), shape, jnp.float32)
+        part = slice(first, last + 1)
+        y = jnp.einsum("...d,dphk->...phk", x, kernel[:, part].astype(x.dtype)) + bias[part].astype(x.dtype)
+        return [y[..., index, :, :] for index in range(y.shape[-3])]
 
 
 class LayerNorm(nn.Module):
