@@ -5,13 +5,22 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def embedding(module: nn.Module, name: str, rows: int, width: int, std: float, axis: str | None = None) -> Array:
     """A (rows, width) parameter drawn with standard deviation `std`."""
     init = nn.with_logical_partitioning(nn.initializers.normal(std), (axis, "width"))
     return module.param(name, init, (rows, width), jnp.float32)
+
+
+def look_up(table: Float[Array, "n d"], index: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+    """Rows of an embedding table.
+
+    Where the table is divided over devices, they gather it first: it is small beside what is looked up in it, which
+    would else be gathered instead.
+    """
+    return nn.with_logical_constraint(table, (None, None))[index]
 
 
 class Linear(nn.Module):
