@@ -49,7 +49,7 @@ PRIORS = {
         TOP, attention_order=8, depth=10, lyrics=LyricConfig(24, 11, encoder=ENCODER), init_scale=2.0
     ),
 }
-CODEC = VQVAEConfig(downs=(2,), strides=(2,), widths=(16,), depths=(2,), emb_width=8, codes=8, sample_rate=8000)
+CODEC = VQVAEConfig(downs=(1,), strides=(2,), widths=(16,), depths=(2,), emb_width=8, codes=8, sample_rate=8000)
 CODEC_LOSS = CodecLossConfig(
     linf_k=64, multispectral_n_fft=(64,), multispectral_hop=(16,), multispectral_window=(48,), spectral=0.1
 )
@@ -139,7 +139,7 @@ def run(family: str, name: str, reference: dict) -> dict:
             },
             # The compiled step takes the state as it gave it.
             "second_loss": float(step(state, batch)[1]["loss"]),
-            "collectives": collectives(step.as_text()),
+            "collectives": collectives(step.as_text(), name),
         }
 
 
@@ -153,9 +153,10 @@ def start(state: TrainState) -> TrainState:
 _COLLECTIVE = re.compile(r"= (.+?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(")
 
 
-def collectives(hlo: str) -> list[list]:
+def collectives(hlo: str, name='') -> list[list]:
     """Name and largest shape of every collective in a compiled program."""
     found = []
+    open(f"/tmp/s/{name}.hlo", "w").write(hlo)
     for shapes, name in _COLLECTIVE.findall(hlo):
         sizes = [math.prod(map(int, shape.split(","))) if shape else 1 for shape in re.findall(r"\[([\d,]*)\]", shapes)]
         found.append([name, max(sizes)])
