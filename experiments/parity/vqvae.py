@@ -97,7 +97,7 @@ def _spectra(recorded: Reader, loss: CodecLossConfig, audio: jax.Array) -> Itera
     distances = [spectral_distance(target, prediction, stft) for stft in loss.resolutions]
     yield Check("out/multispectral_loss_vec", sum(distances) / len(distances), SPECTRAL)
     yield Check("out/spectral_convergence_vec", spectral_convergence(target, prediction), SPECTRAL)
-    yield Check("out/log_magnitude_loss", log_magnitude_distance(target, prediction), OTHER)
+    yield Check("out/log_magnitude_loss", jnp.mean(log_magnitude_distance(target, prediction)), OTHER)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -66,7 +66,7 @@ def spectral_convergence(target: Float[Array, "b t"], prediction: Float[Array, "
     return distance * (norm > SILENCE_NORM) / jnp.maximum(norm, SILENCE_NORM)
 
 
-def log_magnitude_distance(target: Float[Array, "b t"], prediction: Float[Array, "b t"]) -> Float[Array, ""]:
-    """Mean absolute difference of the natural-log magnitudes (offset 1e-4) at the reference resolution."""
+def log_magnitude_distance(target: Float[Array, "b t"], prediction: Float[Array, "b t"]) -> Float[Array, " b"]:
+    """Mean absolute difference of the natural-log magnitudes (offset 1e-4) at the reference resolution, per item."""
     log_target = jnp.log(magnitude_stft(target, REFERENCE) + 1e-4)
-    return jnp.mean(jnp.abs(log_target - jnp.log(magnitude_stft(prediction, REFERENCE) + 1e-4)))
+    return jnp.mean(jnp.abs(log_target - jnp.log(magnitude_stft(prediction, REFERENCE) + 1e-4)), axis=(1, 2))

@@ -138,7 +138,8 @@ def batch_encoder(
 ) -> BatchEncoder:
     """The encoder for batches of one size, whose rows lie over as many of this process's devices as divide it."""
     devices = jax.local_devices()
-    mesh = make_mesh((math.gcd(batch_size, len(devices)),), devices)
+    devices = devices[: math.gcd(batch_size, len(devices))]
+    mesh = make_mesh((len(devices),), devices)
     rows = batch_sharding(mesh, get_strategy("dp").rules, batch_size)
     codec = jax.device_put(codec, NamedSharding(mesh, PartitionSpec()))
 

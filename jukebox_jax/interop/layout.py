@@ -39,7 +39,8 @@ class Entry:
       path: the leaf of ours that holds it.
       axes: its axes in our order; None: the same.
       layer: its index along the leaf's first axis; None: the leaf is not stacked.
-      columns: (first, end) of its part of the leaf's last axis; None: all of it.
+      joined: how many of our leaf's last axes are one axis there.
+      columns: (first, end) of its part of the leaf's last axis, after joining; None: all of it.
       tied: it is the same matrix as another entry, listed twice there.
     """
 
@@ -47,12 +48,14 @@ class Entry:
     path: tuple[str, ...]
     axes: tuple[int, ...] | None = None
     layer: int | None = None
+    joined: int = 1
     columns: tuple[int, int] | None = None
     tied: bool = False
 
     def shape(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
         """Its shape, given that of our leaf."""
         shape = leaf if self.layer is None else leaf[1:]
+        shape = (*shape[: -self.joined], math.prod(shape[-self.joined :]))
         if self.columns is not None:
             shape = (*shape[:-1], self.columns[1] - self.columns[0])
         return shape if self.axes is None else tuple(shape[self.axes.index(axis)] for axis in range(len(shape)))
@@ -60,6 +63,7 @@ class Entry:
     def part(self, leaf: np.ndarray) -> np.ndarray:
         """Its part of our leaf, as a view in our order of axes."""
         view = leaf if self.layer is None else leaf[self.layer]
+        view = view.reshape(*view.shape[: -self.joined], -1)
         return view if self.columns is None else view[..., slice(*self.columns)]
 
 
@@ -160,8 +164,8 @@ def _layer_entries(names: str, ours: tuple[str, ...], layer: int, pattern: Patte
     if pattern == Pattern.ENCODER:
         parts = {"c_attn": (0, state), "c_enc_kv": (state, 3 * state)}
     for name, columns in parts.items():
-        yield Entry(f"{names}attn.{name}.w", (*ours, "qkv", "kernel"), layer=layer, columns=columns)
-        yield Entry(f"{names}attn.{name}.b", (*ours, "qkv", "bias"), layer=layer, columns=columns)
+        for theirs, leaf in (("w", "kernel"), ("b", "bias")):  # ours: (…, 3, heads, head width)
+            yield Entry(f"{names}attn.{name}.{theirs}", (*ours, "qkv", leaf), layer=layer, joined=3, columns=columns)
     yield from _linear(f"{names}attn.c_proj", (*ours, "attention_out"), layer)
     yield from _norm(f"{names}ln_0", (*ours, "norm_attention"), layer)
     yield from _linear(f"{names}mlp.c_fc", (*ours, "mlp_in"), layer)

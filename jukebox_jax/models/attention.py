@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,6 +172,14 @@ def attend(
 # ---- A whole sequence -------------------------------------------------------------------------------------------
 
 
+# Where the tokens of a sequence lie on several devices, each has some of its rows. Constraints say so before and after
+# whatever moves between devices, so that nothing else does.
+_TOKENS = ("batch", "time", "heads", None)
+_KEYS = ("batch", None, "heads", None)  # all of them on every device
+_ROWS = ("batch", "rows", None, "heads", None)
+_COLUMNS = ("batch", None, "columns", "heads", None)
+
+
 class _Arranged(NamedTuple):
     """Queries, keys and values cut into independent small attentions, as arguments of `attend`."""
 
@@ -182,26 +191,38 @@ class _Arranged(NamedTuple):
 
 
 def _arrange(pattern: Pattern, q: Array, k: Array, v: Array, layout: Layout) -> _Arranged:
-    positions = np.arange(layout.length)
-    if pattern == Pattern.ENCODER:
-        return _Arranged(q, k, v, None, 0)
     if pattern in (Pattern.ROW, Pattern.COLUMN, Pattern.PREVIOUS_ROW):
-        q, k, v = (x.reshape(x.shape[0], layout.blocks, layout.block_ctx, *x.shape[2:]) for x in (q, k, v))
+        q, k, v = (_in_rows(x, layout) for x in (q, k, v))
         if pattern == Pattern.ROW:
             return _Arranged(q, k, v, _causal(layout.block_ctx), 0)
         if pattern == Pattern.COLUMN:
-            return _Arranged(*(x.swapaxes(1, 2) for x in (q, k, v)), _causal(layout.blocks), 0)
-        k, v = (jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))) for x in (k, v))
+            # Devices exchange rows for columns.
+            q, k, v = (nn.with_logical_constraint(x, _COLUMNS).swapaxes(1, 2) for x in (q, k, v))
+            return _Arranged(q, k, v, _causal(layout.blocks), 0)
+        # Keys and values side by side, so that a device gets its neighbour's last row in one message.
+        kv = jnp.pad(jnp.stack([k, v])[:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+        k, v = nn.with_logical_constraint(kv, (None, *_ROWS))
         return _Arranged(q, k, v, None, 0)
+    q = nn.with_logical_constraint(q, _TOKENS)
+    seen, positions = None, np.arange(layout.length)
     if pattern == Pattern.DENSE:
-        return _Arranged(q, k, v, _causal(layout.length), 0)
-    if pattern == Pattern.PRIME:
+        seen = _causal(layout.length)
+    elif pattern == Pattern.PRIME:
         keys = positions[: layout.prime_keys]
-    else:  # the summaries: what the last query would see, were its row not the last
+        k, v = k[:, : layout.prime_keys], v[:, : layout.prime_keys]
+    elif pattern != Pattern.ENCODER:  # the summaries: what the last query would see, were its row not the last
         spread = layout.summary(pattern)
         keys = positions.reshape(layout.blocks, layout.block_ctx)[:-1, -spread:].ravel()
-    seen = visible(pattern, layout, positions[:, None], keys[None])
-    return _Arranged(q, k[:, keys], v[:, keys], jnp.asarray(seen), layout.summary(pattern))
+        k, v = (_in_rows(x, layout)[:, :-1, -spread:].reshape(x.shape[0], -1, *x.shape[2:]) for x in (k, v))
+    if pattern not in (Pattern.DENSE, Pattern.ENCODER):
+        seen = jnp.asarray(visible(pattern, layout, positions[:, None], keys[None]))
+    k, v = (nn.with_logical_constraint(x, _KEYS) for x in (k, v))
+    return _Arranged(q, k, v, seen, layout.summary(pattern))
+
+
+def _in_rows(x: Float[Array, "b t h k"], layout: Layout) -> Float[Array, "b n c h k"]:
+    rows = x.reshape(x.shape[0], layout.blocks, layout.block_ctx, *x.shape[2:])
+    return nn.with_logical_constraint(rows, _ROWS)
 
 
 def attend_all(
@@ -214,8 +235,9 @@ def attend_all(
     """Attention of every position of a whole sequence; for ENCODER, k and v are those of the encoder's states."""
     out = attend(*_arrange(pattern, q, k, v, layout))
     if pattern == Pattern.COLUMN:
-        out = out.swapaxes(1, 2)
-    return out.reshape(q.shape)
+        out = nn.with_logical_constraint(out.swapaxes(1, 2), _COLUMNS)
+        out = nn.with_logical_constraint(out, _ROWS)
+    return nn.with_logical_constraint(out.reshape(q.shape), _TOKENS)
 
 
 def record_weights(

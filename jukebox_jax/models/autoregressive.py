@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jukebox_jax.models.attention import LayerCache
 from jukebox_jax.models.convolution import uniform_init
-from jukebox_jax.models.layers import embedding
+from jukebox_jax.models.layers import embedding, look_up
 from jukebox_jax.models.transformer import Transformer, TransformerConfig
 
 
@@ -65,7 +65,7 @@ class Autoregressive(nn.Module):
 
     def logits(self, states: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """The output projection."""
-        return states @ (self.output if self.merged else self.tokens).T
+        return states @ nn.with_logical_constraint(self.output if self.merged else self.tokens, ("vocab", None)).T
 
     def weights(self, tokens: Int[Array, "b t"], conditioning: Conditioning, layer: int) -> Float[Array, "*c h q _"]:
         """Attention weights of one layer of the teacher-forced pass (see `attention.record_weights`)."""
@@ -106,7 +106,9 @@ class Autoregressive(nn.Module):
         return self.logits(self._leave(h, here)), caches
 
     def _start(self, conditioning: Conditioning) -> Float[Array, "_ d"]:
-        return self.start if conditioning.start is None else conditioning.start
+        if conditioning.start is not None:
+            return conditioning.start
+        return nn.with_logical_constraint(self.start, (None, None))
 
     def _inputs_at(self, inputs: Array | None, where: Int[Array, "*t"]) -> Float[Array, ...]:
         if inputs is None:
@@ -116,7 +118,8 @@ class Autoregressive(nn.Module):
 
     def _embed_all(self, tokens: Int[Array, "b t"], conditioning: Conditioning) -> Float[Array, "b t d"]:
         start = jnp.broadcast_to(self._start(conditioning), (tokens.shape[0], self.config.width))
-        h = jnp.concatenate([start[:, None], self.tokens[tokens[:, :-1]]], axis=1) + self.positions
+        previous = jnp.concatenate([start[:, None], look_up(self.tokens, tokens[:, :-1])], axis=1)
+        h = previous + nn.with_logical_constraint(self.positions, (None, None))
         if conditioning.inputs is not None:
             h = h + conditioning.inputs
         return nn.with_logical_constraint(h, ("batch", "time", "width"))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.convolution import Conv, ConvTranspose, ResidualStack, dilations
-from jukebox_jax.models.layers import LayerNorm, embedding
+from jukebox_jax.models.layers import LayerNorm, embedding, look_up
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,15 @@ class LabelEmbedding(nn.Module):
     def start(self, artist: Int[Array, " b"], genres: Int[Array, "b g"]) -> Float[Array, "b d"]:
         """Sum of the artist's and the genres' embeddings; genre slots of -1 are empty."""
         used = (genres >= 0)[..., None]
-        genre = jnp.sum(jnp.where(used, self.genre[jnp.maximum(genres, 0)], 0.0), axis=1)
-        return genre + self.artist[artist]
+        genre = jnp.sum(jnp.where(used, look_up(self.genre, jnp.maximum(genres, 0)), 0.0), axis=1)
+        return genre + look_up(self.artist, artist)
 
     def times(
         self, total: Int[Array, " b"], absolute: Int[Array, "b t"], relative: Int[Array, "b t"]
     ) -> Float[Array, "b t d"]:
         """Embeddings of the song's length and of each position, from bins computed on the host."""
-        return self.total[total][:, None] + self.absolute[absolute] + self.relative[relative]
+        length = look_up(self.total, total)[:, None]
+        return length + look_up(self.absolute, absolute) + look_up(self.relative, relative)
 
 
 class UpperConditioner(nn.Module):
@@ -115,7 +116,7 @@ class UpperConditioner(nn.Module):
         table = embedding(self, "embedding", self.codes, self.width, 0.02 * self.init_scale, "vocab")
         spread = dilations(c.depth, c.dilation_growth, c.dilation_cycle)
         scale = c.depth**-0.5 if c.residual_scale else 1.0
-        h = Conv(c.width, 3, padding=1, name="in")(table[upper])
+        h = Conv(c.width, 3, padding=1, name="in")(look_up(table, upper))
         for stage in range(c.downs):
             h = ResidualStack(spread, c.hidden_multiplier, scale, name=f"stage_{stage}_residual")(h)
             features = self.width if stage == c.downs - 1 else c.width

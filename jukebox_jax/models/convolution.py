@@ -38,7 +38,7 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b u d"]:
         channels = x.shape[-1]
         init = nn.initializers.zeros if self.zero_init else uniform_init(channels * self.taps)
-        axes = (None, None, "width") if self.features > 1 else (None, "width", None)
+        axes = (None, None, "channels") if self.features > 1 else (None, "channels", None)
         kernel = self.param(
             "kernel", nn.with_logical_partitioning(init, axes), (self.taps, channels, self.features), jnp.float32
         )
@@ -58,7 +58,7 @@ class ConvTranspose(nn.Module):
         init = uniform_init(self.features * taps)
         kernel = self.param(
             "kernel",
-            nn.with_logical_partitioning(init, (None, None, "width")),
+            nn.with_logical_partitioning(init, (None, None, "channels")),
             (taps, channels, self.features),
             jnp.float32,
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -80,13 +82,24 @@ class Bandwidth:
     spec: float = 1.0
 
 
+def per_item(function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function`, of arrays (b, …) to an array (b, …), for each device's own items of the batch.
+
+    XLA divides neither Fourier transforms nor `top_k` over devices: every device would gather and transform all items.
+    """
+    if not nn.get_logical_axis_rules() or jax.sharding.get_abstract_mesh().empty:
+        return function
+    items = nn.logical_to_mesh_axes(("batch",))
+    return jax.shard_map(function, in_specs=items, out_specs=items)
+
+
 def audio_losses(
     config: CodecLossConfig, bandwidth: Bandwidth, target: Float[Array, "b t"], prediction: Float[Array, "b t"]
 ) -> dict[str, Float[Array, ""]]:
     """The waveform terms `l1`, `l2`, `linf` and the configured `recons`, each relative to the bandwidth."""
     residual = prediction - target
     squared = jnp.square(residual)
-    largest = jax.lax.top_k(squared, min(config.linf_k, squared.shape[-1]))[0]
+    largest = per_item(lambda x: jax.lax.top_k(x, min(config.linf_k, x.shape[-1]))[0])(squared)
     terms = {
         "l1": jnp.mean(jnp.abs(residual)) / bandwidth.l1,
         "l2": jnp.mean(squared) / bandwidth.l2,
@@ -107,10 +120,13 @@ def spectral_losses(
     # With weight zero it is only a metric: its gradient would be computed just to be multiplied by zero.
     prediction_for_metric = prediction if config.spectral else jax.lax.stop_gradient(prediction)
     if config.relative_spectral:
-        spectral = jnp.mean(spectral_convergence(target, prediction_for_metric))
+        spectral = jnp.mean(per_item(spectral_convergence)(target, prediction_for_metric))
     else:
-        spectral = jnp.mean(spectral_distance(target, prediction_for_metric, REFERENCE)) / bandwidth.spec
-    distances = [jnp.mean(spectral_distance(target, prediction, stft)) for stft in config.resolutions]
+        distance = per_item(partial(spectral_distance, stft=REFERENCE))
+        spectral = jnp.mean(distance(target, prediction_for_metric)) / bandwidth.spec
+    distances = [
+        jnp.mean(per_item(partial(spectral_distance, stft=stft))(target, prediction)) for stft in config.resolutions
+    ]
     return {"spectral": spectral, "multispectral": sum(distances) / len(distances) / bandwidth.spec}
 
 
@@ -162,8 +178,8 @@ def codec_losses(
         measured = jax.lax.stop_gradient(prediction)
         own = {f"{name}_loss": value for name, value in terms.items()} | {
             "commit_loss": quantised.commit_loss,
-            "log_magnitude_loss": log_magnitude_distance(target, measured),
-            "spectral_convergence": jnp.mean(spectral_convergence(target, measured)),
+            "log_magnitude_loss": jnp.mean(per_item(log_magnitude_distance)(target, measured)),
+            "spectral_convergence": jnp.mean(per_item(spectral_convergence)(target, measured)),
         }
         if level == 0:
             # Without a suffix these mean the finest level; the others, below, sums and means over the levels.

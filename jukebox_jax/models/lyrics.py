@@ -93,4 +93,4 @@ class LyricEncoder(nn.Module):
 
     def logits(self, states: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
         """Logits of the lyrics themselves: state i predicts character i."""
-        return states.astype(jnp.float32) @ self.output.T
+        return states.astype(jnp.float32) @ nn.with_logical_constraint(self.output, ("vocab", None)).T

@@ -24,7 +24,7 @@ from jukebox_jax.models.attention import (
     empty_cache,
     record_weights,
 )
-from jukebox_jax.models.layers import LayerNorm, Linear, quick_gelu
+from jukebox_jax.models.layers import Heads, LayerNorm, Linear, quick_gelu
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 #: What the backward pass finds of each layer: everything ("none"), its input only, from which it computes the whole
@@ -158,7 +158,7 @@ class Block(nn.Module):
     """One layer: h + a + m, with a = attention(norm(h)) and m = mlp(norm(h + a)).
 
     A layer that looks at the lyric encoder takes its keys and values from the encoder's states, through the same
-    columns of `qkv` that the other layers use for their own: all layers have the same parameters.
+    part of `qkv` that the other layers use for their own: all layers have the same parameters.
     """
 
     config: TransformerConfig
@@ -168,7 +168,7 @@ class Block(nn.Module):
         std = 0.02 * c.init_scale
         self.norm_attention = LayerNorm()
         self.norm_mlp = LayerNorm()
-        self.qkv = Linear(3 * c.state, std, ("width", "heads"))
+        self.qkv = Heads(c.heads, c.state // c.heads, std)
         self.attention_out = Linear(c.width, std, ("heads", "width"))
         self.mlp_in = Linear(c.hidden, std, ("width", "hidden"))
         self.mlp_out = Linear(c.width, std, ("hidden", "width"))
@@ -209,7 +209,7 @@ class Block(nn.Module):
 
     def encoder_cache(self, encoded: Float[Array, "b s d"]) -> LayerCache:
         """Keys and values of the encoder's states, for a layer that looks at them."""
-        return LayerCache(*self._split(checkpoint_name(self.qkv(encoded, slice(self.config.state, None)), "qkv"), 2))
+        return LayerCache(*self.qkv(encoded, first=1))
 
     def _project(
         self, h: Float[Array, "*b d"], pattern: Pattern, encoded: Float[Array, "b s d"] | None
@@ -217,15 +217,12 @@ class Block(nn.Module):
         """Queries, keys and values (*b, h, k); no keys and values for a layer whose cache already holds them."""
         normed = self.norm_attention(h)
         if pattern != Pattern.ENCODER:
-            return self._split(checkpoint_name(self.qkv(normed), "qkv"), 3)
-        (q,) = self._split(checkpoint_name(self.qkv(normed, slice(self.config.state)), "qkv"), 1)
+            return self.qkv(normed)
+        (q,) = self.qkv(normed, last=0)
         if encoded is None:
             return [q, None, None]
         cache = self.encoder_cache(encoded.astype(h.dtype))
         return [q, cache.k, cache.v]
-
-    def _split(self, x: Float[Array, "*b f"], parts: int) -> list[Float[Array, "*b h k"]]:
-        return [part.reshape(*part.shape[:-1], self.config.heads, -1) for part in jnp.split(x, parts, axis=-1)]
 
     def _finish(self, h: Float[Array, "*b d"], attended: Float[Array, "*b h k"]) -> Float[Array, "*b d"]:
         a = checkpoint_name(self.attention_out(attended.reshape(*h.shape[:-1], -1)), "attention_out")

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from jukebox_jax.config import nearest
 from jukebox_jax.errors import UserError
 
 AXES = ("replica", "fsdp", "sequence", "tensor")
+#: A size, -1 for all remaining devices, or "slices" for one part per slice.
+Size = int | Literal["slices"]
 
 
-def make_mesh(shape: Mapping[str, int] | Sequence[int] = (), devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: Mapping[str, Size] | Sequence[Size] = (), devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Builds a mesh with the axes `replica, fsdp, sequence, tensor`; one device is a 1×1×1×1 mesh.
+
+    Neighbours on the last axes talk most, so they get the fastest links. Where the devices lie in several slices (TPU
+    pods, or GPU machines, joined by a data-centre network), these are blocks along `replica`, or along `fsdp` if
+    `replica` is no multiple of their number: `sequence` and `tensor` never leave a slice.
 
     Args:
       shape: sizes by axis name, or in the order of `AXES`; what is absent is 1; one size may be -1, which takes all
-        remaining devices. A smaller product than the number of devices uses the first devices.
+        remaining devices. "slices" stands for the number of slices and, where there is one slice only, for 2, the
+        least that can be told from 1 (but for 1 on one device). The product must be the number of devices, unless it
+        is 1, which uses the first device.
       devices: default `jax.devices()`.
 
     Raises:
-      UserError: an unknown axis, a size below 1, two sizes of -1, or a shape that the devices cannot fill.
+      UserError: an unknown axis, a size below 1, two sizes of -1, or a shape that is not that of the devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = _sizes(shape)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    groups = slices if slices > 1 else min(2, len(devices))
+    sizes = [groups if size == "slices" else size for size in _sizes(shape)]
     text = "×".join(map(str, sizes))
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
         raise UserError(f"Mesh {text} is no shape: sizes are at least 1, and one of them may be -1 (the rest).")
@@ -36,13 +48,25 @@ def make_mesh(shape: Mapping[str, int] | Sequence[int] = (), devices: Sequence[j
             raise UserError(f"Mesh {text} does not divide {len(devices)} devices: choose sizes whose product does.")
         sizes[sizes.index(-1)] = len(devices) // fixed
     needed = math.prod(sizes)
-    if needed > len(devices):
-        raise UserError(f"Mesh {text} needs {needed} devices and there are {len(devices)}: choose a smaller mesh.")
-    # Auto: Linen's logical constraints fail on Explicit axes, which jax.make_mesh would choose by default.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
+    if needed == 1:
+        devices, slices = devices[:1], 1
+    elif needed != len(devices):
+        raise UserError(
+            f"Mesh {text} is for {needed} devices and there are {len(devices)}: choose sizes whose product is that, or "
+            "-1 for one of them."
+        )
+    if slices == 1:
+        # Physical axes may be split: a v5p slice of 4×4×4 has no physical axis for a `sequence` of 2.
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        outer = _slices_by_axis(sizes, slices)
+        inner = [size // parts for size, parts in zip(sizes, outer, strict=True)]
+        grid = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+    # Auto: Linen's logical constraints fail on Explicit axes.
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _sizes(shape: Mapping[str, int] | Sequence[int]) -> list[int]:
+def _sizes(shape: Mapping[str, Size] | Sequence[Size]) -> list[Size]:
     if isinstance(shape, Mapping):
         for axis in shape:
             if axis not in AXES:
@@ -51,3 +75,16 @@ def _sizes(shape: Mapping[str, int] | Sequence[int]) -> list[int]:
     if len(shape) > len(AXES):
         raise UserError(f"A mesh has {len(AXES)} axes ({', '.join(AXES)}), not {len(shape)}.")
     return list(shape) + [1] * (len(AXES) - len(shape))
+
+
+def _slices_by_axis(sizes: Sequence[int], slices: int) -> tuple[int, int, int, int]:
+    """How many parts of each axis lie in different slices."""
+    replica, fsdp, *_ = sizes
+    if replica % slices == 0:
+        return (slices, 1, 1, 1)
+    if fsdp % slices == 0:
+        return (1, slices, 1, 1)
+    raise UserError(
+        f"Mesh {'×'.join(map(str, sizes))} cannot be laid over {slices} slices: make replica (as strategy hsdp does) "
+        f"or fsdp a multiple of {slices}."
+    )

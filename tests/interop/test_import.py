@@ -120,7 +120,8 @@ def test_every_tensor_arrives_where_it_belongs(files, tmp_path):
     layers = params["decoder"]["transformer"]["layers"]
     names = "prior.transformer._attn_mods.3.attn."  # looks at the lyrics: queries apart from keys and values
     both = np.concatenate([state[f"{names}c_attn.w"], state[f"{names}c_enc_kv.w"]], axis=1)
-    np.testing.assert_array_equal(layers["qkv"]["kernel"][3], both.astype(np.float32))
+    kernel = layers["qkv"]["kernel"][3]
+    np.testing.assert_array_equal(kernel.reshape(len(kernel), -1), both.astype(np.float32))
     np.testing.assert_array_equal(params["decoder"]["output"], state["prior.x_out.weight"])
     np.testing.assert_array_equal(params["lyrics"]["output"], state["prime_x_out.weight"])
     codec, theirs = load_codec(tmp_path / "out/vqvae").codec, state_dict(read_torch(files["vqvae"]))
