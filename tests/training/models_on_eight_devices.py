@@ -1,6 +1,6 @@
-"""Every model under every strategy on eight devices, against one device; prints what came out; run as a program.
+"""Every model under every strategy on eight devices, against one device; prints what came out.
 
-python tests/training/models_on_eight_devices.py [FAMILY …]
+Run as a program: `python tests/training/models_on_eight_devices.py FAMILY:STRATEGY …`.
 """
 
 from __future__ import annotations
@@ -182,13 +182,14 @@ def attention_collectives(pattern: Pattern) -> list[list]:
         return collectives(jax.jit(attention, out_shardings=sharding).lower(query, key, key).compile().as_text())
 
 
-def main(families: list[str]) -> None:
+def main(pairs: list[tuple[str, str]]) -> None:
     report: dict[str, dict] = {"attention": {pattern.name: attention_collectives(pattern) for pattern in Pattern}}
-    for family in families or [*PRIORS, "codec"]:
+    for family in dict.fromkeys(family for family, _ in pairs):
         reference: dict = {}
-        report[family] = {name: run(family, name, reference) for name in STRATEGIES}
+        strategies = ["single", *(strategy for other, strategy in pairs if other == family)]
+        report[family] = {strategy: run(family, strategy, reference) for strategy in strategies}
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([tuple(argument.split(":")) for argument in sys.argv[1:]])
