@@ -116,9 +116,11 @@ class UpperConditioner(nn.Module):
         table = embedding(self, "embedding", self.codes, self.width, 0.02 * self.init_scale, "vocab")
         spread = dilations(c.depth, c.dilation_growth, c.dilation_cycle)
         scale = c.depth**-0.5 if c.residual_scale else 1.0
-        h = Conv(c.width, 3, padding=1, name="in")(look_up(table, upper))
+        h = nn.with_logical_constraint(look_up(table, upper), ("batch", "time", None))
+        h = Conv(c.width, 3, padding=1, name="in")(h)
         for stage in range(c.downs):
             h = ResidualStack(spread, c.hidden_multiplier, scale, name=f"stage_{stage}_residual")(h)
             features = self.width if stage == c.downs - 1 else c.width
             h = ConvTranspose(features, c.stride, name=f"stage_{stage}_up")(h)
+            h = nn.with_logical_constraint(h, ("batch", "time", None))
         return LayerNorm(name="norm")(h)

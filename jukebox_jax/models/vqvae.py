@@ -70,6 +70,10 @@ class VQVAEConfig:
         return tuple(prod(ratios[: level + 1]) for level in range(self.levels))
 
 
+# Devices may hold parts of an item's time; neighbours then exchange what a convolution reaches over.
+_AXES = ("batch", "time", None)
+
+
 class Encoder(nn.Module):
     """Audio to latents at one level's hop.
 
@@ -83,7 +87,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, audio: Float[Array, "b t 1"], valid: Int[Array, " b"] | None = None) -> Float[Array, "b u e"]:
         c = self.config
-        width, h = c.widths[self.level], zero_beyond(audio, valid)
+        width, h = c.widths[self.level], nn.with_logical_constraint(zero_beyond(audio, valid), _AXES)
         spread = dilations(c.depths[self.level], c.dilation_growth, c.dilation_cycle)
         for block in range(self.level + 1):
             if c.downs[block] == 0:
@@ -94,6 +98,7 @@ class Encoder(nn.Module):
                 valid = None if valid is None else valid // stride
                 h = Conv(width, 2 * stride, stride=stride, padding=stride // 2, name=f"{name}_down")(h)
                 h = ResidualStack(spread, c.hidden_multiplier, name=f"{name}_residual")(h, valid)
+                h = nn.with_logical_constraint(h, _AXES)
             h = zero_beyond(Conv(c.emb_width, 3, padding=1, name=f"block_{block}_out")(h), valid)
         return h
 
@@ -107,7 +112,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "b u e"]) -> Float[Array, "b t 1"]:
         c = self.config
-        width = c.widths[self.level]
+        width, h = c.widths[self.level], nn.with_logical_constraint(h, _AXES)
         spread = dilations(
             c.depths[self.level], c.dilation_growth, c.dilation_cycle, reverse=c.reverse_decoder_dilation
         )
@@ -120,6 +125,7 @@ class Decoder(nn.Module):
                 features = c.emb_width if stage == c.downs[block] - 1 else width
                 h = ResidualStack(spread, c.hidden_multiplier, name=f"{name}_residual")(h)
                 h = ConvTranspose(features, c.strides[block], name=f"{name}_up")(h)
+                h = nn.with_logical_constraint(h, _AXES)
         return Conv(1, 3, padding=1, name="out")(h)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -21,49 +22,69 @@ Size = int | Literal["slices"]
 def make_mesh(shape: Mapping[str, Size] | Sequence[Size] = (), devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Builds a mesh with the axes `replica, fsdp, sequence, tensor`; one device is a 1×1×1×1 mesh.
 
-    Neighbours on the last axes talk most, so they get the fastest links. Where the devices lie in several slices (TPU
-    pods, or GPU machines, joined by a data-centre network), these are blocks along `replica`, or along `fsdp` if
-    `replica` is no multiple of their number: `sequence` and `tensor` never leave a slice.
+    Args:
+      shape: see `mesh_sizes`.
+      devices: default `jax.devices()`; a mesh of size 1 uses the first one.
+
+    Raises:
+      UserError: a shape that is not that of the devices (see `mesh_sizes`), or cannot be laid over their slices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = mesh_sizes(shape, len(devices), _slice_count(devices))
+    # Auto: Linen's logical constraints fail on Explicit axes.
+    return Mesh(device_grid(sizes, devices[: math.prod(sizes)]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def device_grid(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """Lays all devices out in the shape of a mesh: neighbours on the last axes, which talk most, on the fastest links.
+
+    Where devices lie in several slices (TPU pods, or GPU machines, joined by a data-centre network), these are blocks
+    along `replica`, or along `fsdp` if `replica` is no multiple of their number: `sequence` and `tensor` never leave a
+    slice.
+
+    Raises:
+      UserError: neither axis is a multiple of the number of slices.
+    """
+    slices = _slice_count(devices)
+    if slices == 1:
+        # Physical axes may be split: a v5p slice of 4×4×4 has no physical axis for a `sequence` of 2.
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    outer = _slices_by_axis(sizes, slices)
+    inner = [size // parts for size, parts in zip(sizes, outer, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+
+
+def _slice_count(devices: Sequence[Any]) -> int:
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def mesh_sizes(shape: Mapping[str, Size] | Sequence[Size], devices: int, slices: int = 1) -> tuple[int, ...]:
+    """Sizes of `AXES` for so many devices.
 
     Args:
       shape: sizes by axis name, or in the order of `AXES`; what is absent is 1; one size may be -1, which takes all
-        remaining devices. "slices" stands for the number of slices and, where there is one slice only, for 2, the
-        least that can be told from 1 (but for 1 on one device). The product must be the number of devices, unless it
-        is 1, which uses the first device.
-      devices: default `jax.devices()`.
+        remaining devices. "slices" stands for `slices` or, where there is only one, for 2 (on one device 1).
 
     Raises:
-      UserError: an unknown axis, a size below 1, two sizes of -1, or a shape that is not that of the devices.
+      UserError: an unknown axis, a size below 1, two sizes of -1, or a product that is neither `devices` nor 1.
     """
-    devices = list(jax.devices() if devices is None else devices)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    groups = slices if slices > 1 else min(2, len(devices))
+    groups = slices if slices > 1 else min(2, devices)
     sizes = [groups if size == "slices" else size for size in _sizes(shape)]
     text = "×".join(map(str, sizes))
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
         raise UserError(f"Mesh {text} is no shape: sizes are at least 1, and one of them may be -1 (the rest).")
     if -1 in sizes:
         fixed = math.prod(size for size in sizes if size != -1)
-        if len(devices) % fixed:
-            raise UserError(f"Mesh {text} does not divide {len(devices)} devices: choose sizes whose product does.")
-        sizes[sizes.index(-1)] = len(devices) // fixed
+        if devices % fixed:
+            raise UserError(f"Mesh {text} does not divide {devices} devices: choose sizes whose product does.")
+        sizes[sizes.index(-1)] = devices // fixed
     needed = math.prod(sizes)
-    if needed == 1:
-        devices, slices = devices[:1], 1
-    elif needed != len(devices):
+    if needed not in (1, devices):
         raise UserError(
-            f"Mesh {text} is for {needed} devices and there are {len(devices)}: choose sizes whose product is that, or "
-            "-1 for one of them."
+            f"Mesh {text} is for {needed} devices and there are {devices}: choose sizes whose product is {devices}, "
+            "or -1 for one of them."
         )
-    if slices == 1:
-        # Physical axes may be split: a v5p slice of 4×4×4 has no physical axis for a `sequence` of 2.
-        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    else:
-        outer = _slices_by_axis(sizes, slices)
-        inner = [size // parts for size, parts in zip(sizes, outer, strict=True)]
-        grid = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
-    # Auto: Linen's logical constraints fail on Explicit axes.
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return tuple(sizes)
 
 
 def _sizes(shape: Mapping[str, Size] | Sequence[Size]) -> list[Size]:

@@ -1,6 +1,6 @@
-"""Every model under every strategy on eight devices, against one device; prints what came out; run as a program.
+"""Every model under every strategy on eight devices, against one device; prints what came out.
 
-python tests/training/models_on_eight_devices.py [FAMILY …]
+Run as a program: `python tests/training/models_on_eight_devices.py FAMILY:STRATEGY …`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import json
 import math
 import re
 import sys
-import time
-from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jukebox_jax.models.attention import Layout, Pattern, attend_all
 from jukebox_jax.models.codebook import Codebook
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig
@@ -82,7 +83,7 @@ def make_batch(task: Task) -> dict[str, np.ndarray]:
     return batch
 
 
-def bytes_per_device(tree) -> list[float]:
+def bytes_per_device(tree) -> float:
     """The bytes that the fullest device holds, as a fraction of all, of a tree of arrays."""
     held: dict[int, int] = {}
     for leaf in jax.tree.leaves(tree):
@@ -130,6 +131,7 @@ def run(family: str, name: str, reference: dict) -> dict:
                 key: float(np.linalg.norm(leaf - reference["gradients"][key]) / norms[key])
                 for key, leaf in whole.items()
             },
+            "largest_parameter": max(leaf.size for leaf in whole.values()),
             "specs": {key: spec_of(leaf) for key, leaf in gradients.items()},
             "fractions": {
                 "params": bytes_per_device(state.params),
@@ -139,7 +141,7 @@ def run(family: str, name: str, reference: dict) -> dict:
             },
             # The compiled step takes the state as it gave it.
             "second_loss": float(step(state, batch)[1]["loss"]),
-            "collectives": collectives(step.as_text(), name),
+            "collectives": collectives(step.as_text()),
         }
 
 
@@ -153,39 +155,41 @@ def start(state: TrainState) -> TrainState:
 _COLLECTIVE = re.compile(r"= (.+?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(")
 
 
-def collectives(hlo: str, name="") -> list[list]:
-    """Name and largest shape of every collective in a compiled program."""
+def collectives(hlo: str) -> list[list]:
+    """Name and number of elements, of the largest array, of every collective in a compiled program."""
     found = []
-    open(f"/tmp/s/{name}.hlo", "w").write(hlo)
     for shapes, name in _COLLECTIVE.findall(hlo):
         sizes = [math.prod(map(int, shape.split(","))) if shape else 1 for shape in re.findall(r"\[([\d,]*)\]", shapes)]
         found.append([name, max(sizes)])
     return found
 
 
-def main(families: list[str]) -> None:
-    report: dict[str, dict] = {}
-    for family in families or [*PRIORS, "codec"]:
+def attention_collectives(pattern: Pattern) -> list[list]:
+    """What attention moves when rows lie on four devices, in its forward pass; `collectives` of it."""
+    layout = Layout(length=64, blocks=8, spread=2, prime=9, encoded=16)
+    mesh, rules = make_mesh((1, 2, 4, 1)), STRATEGIES["fsdp_sp"].rules
+    sharding = NamedSharding(mesh, PartitionSpec("fsdp", "sequence"))
+    query, key = (
+        jax.ShapeDtypeStruct((2, length, 2, 4), jnp.float32, sharding=sharding)
+        for length in (layout.length, layout.encoded if pattern == Pattern.ENCODER else layout.length)
+    )
+
+    def attention(q, k, v):
+        with nn.logical_axis_rules(rules):
+            return attend_all(pattern, q, k, v, layout)
+
+    with jax.set_mesh(mesh):
+        return collectives(jax.jit(attention, out_shardings=sharding).lower(query, key, key).compile().as_text())
+
+
+def main(pairs: list[tuple[str, str]]) -> None:
+    report: dict[str, dict] = {"attention": {pattern.name: attention_collectives(pattern) for pattern in Pattern}}
+    for family in dict.fromkeys(family for family, _ in pairs):
         reference: dict = {}
-        report[family] = {name: run(family, name, reference) for name in STRATEGIES}
-        print(family, time.process_time(), file=sys.stderr)
-        for name, found in report[family].items():
-            worst = max(found["errors"], key=found["errors"].get)
-            print(
-                family,
-                name,
-                found["loss"],
-                found["second_loss"],
-                found["smallest_gradient"],
-                worst,
-                found["errors"][worst],
-                found["fractions"]["mu"],
-                Counter((n, s) for n, s in found["collectives"]).most_common(),
-                file=sys.stderr,
-            )
+        strategies = ["single", *(strategy for other, strategy in pairs if other == family)]
+        report[family] = {strategy: run(family, strategy, reference) for strategy in strategies}
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    assert jax.device_count() == 8
-    main(sys.argv[1:])
+    main([tuple(argument.split(":")) for argument in sys.argv[1:]])
