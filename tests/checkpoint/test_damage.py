@@ -147,6 +147,14 @@ def test_versions_config_and_metrics_are_stored_with_a_checkpoint(run):
         store.restore(run, 7, abstract_of(parts_at(0)))
 
 
+def test_another_version_is_named_where_a_checkpoint_does_not_fit(run):
+    about = run / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    about.write_text(about.read_text().replace(f'"jukebox_jax": "{__version__}"', '"jukebox_jax": "0.0.1"'))
+    (run / "checkpoints" / "2" / "SHA256SUMS.0").unlink()
+    with pytest.raises(UserError, match=rf"\(written by version 0\.0\.1; this is {__version__}\).*params/w has shape"):
+        store.restore(run, 2, abstract_of(parts_at(0, size=3)))
+
+
 # ---- The best ones ------------------------------------------------------------------------------------------------
 
 
