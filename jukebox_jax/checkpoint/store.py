@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -173,8 +174,7 @@ class TrainingCheckpoints:
             if cause is None:
                 raise
             if jax.process_index() == 0:
-                for unfinished in (self._run_dir / _CHECKPOINTS).glob(_UNFINISHED):
-                    shutil.rmtree(unfinished, ignore_errors=True)
+                _remove_unfinished(self._run_dir / _CHECKPOINTS)
             found = steps(self._run_dir)
             last = f"from step {found[-1]}" if found else "from the start"
             raise UserError(
@@ -198,6 +198,16 @@ class _LatestAndBest:
         best = [-negative for value, negative in ranked[: self._best] if value < math.inf]
         kept = {*found[-self._latest :], *best}
         return [step in kept for step in found]
+
+
+def _remove_unfinished(checkpoints: Path) -> None:
+    """Removes what was half written, as far as it goes: writes still under way may add to it; the next start sweeps."""
+    for _ in range(10):
+        for unfinished in checkpoints.glob(_UNFINISHED):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        time.sleep(0.1)
+        if not any(checkpoints.glob(_UNFINISHED)):
+            return
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jukebox_jax.parallel.strategies import Rules, batch_sharding
 from jukebox_jax.training.config import OptimizerConfig, TrainConfig
-from jukebox_jax.training.freezing import merge, split
+from jukebox_jax.training.freezing import combine, partition
 from jukebox_jax.training.loss_scale import update_loss_scale
 from jukebox_jax.training.optimizer import (
     clip,
@@ -57,17 +57,17 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         scale = _current_loss_scale(config.optimizer, state)
 
-        trained, frozen = split(state.params, config.frozen)
+        trained, frozen = partition(state.params, config.frozen)
 
         def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any, Metrics]]:
-            params = merge(trained, frozen)
+            params = combine(trained, frozen)
             loss, model_state, metrics = task.loss(params, state.model_state, batch, key)
             return loss if scale is None else loss * scale, (loss, model_state, metrics)
 
         with jax.named_scope("loss_and_gradients"), nn.logical_axis_rules(rules):
             (_, (loss, model_state, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         # Without this XLA may sum whole gradients on every device before it cuts them into shards.
-        gradients = jax.lax.with_sharding_constraint(gradients, split(shardings.params, config.frozen)[0])
+        gradients = jax.lax.with_sharding_constraint(gradients, partition(shardings.params, config.frozen)[0])
 
         with jax.named_scope("update"):
             norm = global_norm(gradients)
@@ -80,7 +80,7 @@ def make_train_step(
             direction, opt_state = optimizer.update(
                 clip(config.optimizer, gradients, norm, scale), state.opt_state, trained
             )
-            params = merge(jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), trained, direction), frozen)
+            params = combine(jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), trained, direction), frozen)
             ema = None
             if decay is not None:
                 ema = update_ema(state.ema, params, opt_state[0].count, decay, config.optimizer.ema_every)
