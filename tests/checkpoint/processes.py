@@ -3,8 +3,8 @@
     python processes.py RUN STRATEGY MESH COUNT INDEX PORT VERB...
 
 Each VERB is one of `save:STEP:METRIC`, `restore` (or `restore:STRATEGY:MESH`), `forget:STEP`, `flip:STEP:INDEX`
-(process 0 flips a bit in the data file that process INDEX verifies). Adds a line to RUN.INDEX.jsonl per `restore`: its step,
-whether every bit is right, the steps that are there, the shapes of the shards.
+(process 0 flips a bit in the data file that process INDEX verifies). Adds a line to RUN.INDEX.jsonl per `restore`: its
+step, whether every bit is right, the steps that are there, the shapes of the shards.
 """
 
 from __future__ import annotations
