@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from jukebox_jax import __version__
 from jukebox_jax.audio.files import write_audio
 from jukebox_jax.checkpoint.models import CODEC_FOLDER, TrainedCodec, TrainedPrior, level_folder, load_codec, load_prior
+from jukebox_jax.checkpoint.store import BEST, split_step
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode
@@ -330,17 +331,22 @@ class Model:
 def load(folder: os.PathLike | str | None = None) -> Model:
     """Loads a cascade: a folder with `vqvae`, `level_0`, `level_1` and `level_2`, or, without one, the shipped toy.
 
+    FOLDER@best takes of each part that is a run folder the best checkpoint instead of the latest.
+
     Raises:
       UserError: a part is missing, damaged, or belongs to another codec.
     """
     if folder is None:
         with resources.as_file(resources.files("jukebox_jax") / "toy") as toy:
             return load(toy)
-    folder = Path(folder)
+    folder, step = split_step(folder)
     if not folder.is_dir():
         raise UserError(f"There is no model folder {folder}: check the path, or use the shipped model with --demo.")
-    codec = load_codec(folder / CODEC_FOLDER)
-    priors = tuple(load_prior(folder / level_folder(level)) for level in range(codec.config.levels))
+    if step not in (None, BEST):
+        raise UserError(f"The parts of {folder} were trained apart and have no step {step} in common: give @{BEST}.")
+    at = f"@{step}" if step else ""
+    codec = load_codec(f"{folder / CODEC_FOLDER}{at}")
+    priors = tuple(load_prior(f"{folder / level_folder(level)}{at}") for level in range(codec.config.levels))
     for level, prior in enumerate(priors):
         part = folder / level_folder(level)
         if prior.config.level != level:

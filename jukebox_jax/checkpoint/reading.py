@@ -91,8 +91,12 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def check_same(stored: PyTree, wanted: PyTree, where: Path) -> None:
-    """Raises a UserError that names the first parameter in which a checkpoint and a model differ."""
+def check_same(stored: PyTree, wanted: PyTree, where: Path, writer: str = "") -> None:
+    """Raises a UserError that names the first parameter in which a checkpoint and a model differ.
+
+    Args:
+      writer: what to say of who wrote it, behind its name.
+    """
     there, here = shapes(stored), shapes(wanted)
     for name in [*here, *there]:
         if here.get(name) == there.get(name):
@@ -103,7 +107,9 @@ def check_same(stored: PyTree, wanted: PyTree, where: Path) -> None:
             what = f"this model has no {name}"
         else:
             what = f"{name} has shape {there[name]} there and {here[name]} here"
-        raise UserError(f"{where} is a checkpoint of another model: {what}. Use the config it was trained with.")
+        raise UserError(
+            f"{where}{writer} is a checkpoint of another model: {what}. Use the config it was trained with."
+        )
 
 
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,8 @@ CONFIG_FILE = "config.json"
 _METADATA_FILE = "metadata.json"
 _CHECKPOINTS = "checkpoints"
 _WEIGHTS = "weights"
-_BEST = "best"
+#: In place of a step: the checkpoint whose metric was smallest, or the latest if none was measured.
+BEST = "best"
 _UNFINISHED = "*.orbax-checkpoint-tmp"
 # A model above this size is written array by array, in pieces: beside itself it then needs little memory.
 _LARGE_BYTES, _CHUNK_BYTES = 2**30, 2**26
@@ -172,8 +174,7 @@ class TrainingCheckpoints:
             if cause is None:
                 raise
             if jax.process_index() == 0:
-                for unfinished in (self._run_dir / _CHECKPOINTS).glob(_UNFINISHED):
-                    shutil.rmtree(unfinished, ignore_errors=True)
+                _remove_unfinished(self._run_dir / _CHECKPOINTS)
             found = steps(self._run_dir)
             last = f"from step {found[-1]}" if found else "from the start"
             raise UserError(
@@ -197,6 +198,16 @@ class _LatestAndBest:
         best = [-negative for value, negative in ranked[: self._best] if value < math.inf]
         kept = {*found[-self._latest :], *best}
         return [step in kept for step in found]
+
+
+def _remove_unfinished(checkpoints: Path) -> None:
+    """Removes what was half written, as far as it goes: writes still under way may add to it; the next start sweeps."""
+    for _ in range(10):
+        for unfinished in checkpoints.glob(_UNFINISHED):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        time.sleep(0.1)
+        if not any(checkpoints.glob(_UNFINISHED)):
+            return
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
@@ -309,7 +320,7 @@ def _restore_parts(folder: Path, abstract: Mapping[str, PyTree]) -> dict[str, Py
     if failure is not None:
         raise UnreadableError(failure)
     # Empty parts are not stored, so that a part which only one side has is a difference, too.
-    check_same(stored, filled, folder)
+    check_same(stored, filled, folder, _writer(folder))
     try:
         return {**abstract, **load_parts(folder, filled)}
     except UnreadableError as error:
@@ -319,6 +330,15 @@ def _restore_parts(folder: Path, abstract: Mapping[str, PyTree]) -> dict[str, Py
         raise UserError(
             f"Process {jax.process_index()} cannot read {folder} ({error}): remove this checkpoint."
         ) from None
+
+
+def _writer(folder: Path) -> str:
+    """Which version wrote a checkpoint, if it was another one; for errors."""
+    with contextlib.suppress(UnreadableError):
+        version = stored_about(folder).get("jukebox_jax", __version__)
+        if version != __version__:
+            return f" (written by version {version}; this is {__version__})"
+    return ""
 
 
 def _newest(run_dir: Path) -> int | None:
@@ -506,7 +526,7 @@ def _abstract(tree: PyTree, dtype: Any, shardings: PyTree | None) -> PyTree:
 def split_step(folder: os.PathLike | str) -> tuple[Path, str | None]:
     """RUN@STEP and RUN@best in two; without a step None."""
     name, at, step = os.fspath(folder).rpartition("@")
-    if at and (step == _BEST or step.isdecimal()) and not Path(folder).exists():
+    if at and (step == BEST or step.isdecimal()) and not Path(folder).exists():
         return Path(name), step
     return Path(folder), None
 
@@ -523,7 +543,7 @@ def _existing(folder: os.PathLike | str) -> tuple[Path, str | None]:
 def _chosen(run_dir: Path, step: str | None) -> int:
     if step is None:
         return _latest(run_dir)
-    if step == _BEST:
+    if step == BEST:
         return best_step(run_dir)
     if int(step) not in steps(run_dir):
         raise UserError(f"{run_dir} has no checkpoint of step {step}: it has {_list(run_dir)}.")

@@ -14,7 +14,7 @@ from jukebox_jax.errors import UserError
 PyTree = Any
 
 
-def split(params: PyTree, frozen: tuple[str, ...]) -> tuple[PyTree, PyTree]:
+def partition(params: PyTree, frozen: tuple[str, ...]) -> tuple[PyTree, PyTree]:
     """Nested dicts in two, without empty ones: what is trained, and what is frozen.
 
     Args:
@@ -38,8 +38,8 @@ def split(params: PyTree, frozen: tuple[str, ...]) -> tuple[PyTree, PyTree]:
     return unflatten_dict(trained, sep="/"), unflatten_dict({name: flat[name] for name in kept}, sep="/")
 
 
-def merge(trained: PyTree, frozen: PyTree) -> PyTree:
-    """The inverse of `split`."""
+def combine(trained: PyTree, frozen: PyTree) -> PyTree:
+    """The inverse of `partition`."""
     if not frozen:
         return trained
     flat = flatten_dict(trained, sep="/") | flatten_dict(frozen, sep="/")

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jukebox_jax.parallel.strategies import Rules, resolve
 from jukebox_jax.training.config import TrainConfig
-from jukebox_jax.training.freezing import split
+from jukebox_jax.training.freezing import partition
 from jukebox_jax.training.loss_scale import LossScale, create_loss_scale
 from jukebox_jax.training.optimizer import create_ema, make_optimizer
 from jukebox_jax.training.task import Task
@@ -95,7 +95,7 @@ def _boxed_state(task: Task, config: TrainConfig) -> TrainState:
         skipped_steps=zero,
         skipped_in_a_row=zero,
         params=params,
-        opt_state=make_optimizer(config.optimizer).init(split(params, config.frozen)[0]),
+        opt_state=make_optimizer(config.optimizer).init(partition(params, config.frozen)[0]),
         ema=None if config.optimizer.ema_decay is None else create_ema(params),
         model_state=model_state,
         loss_scale=create_loss_scale() if config.optimizer.loss_scale == "dynamic" else None,

@@ -69,12 +69,12 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         scale = _current_loss_scale(config.optimizer, state)
 
-        trained, frozen = freezing.split(state.params, config.frozen)
-        shards = freezing.split(shardings.params, config.frozen)[0]
+        trained, frozen = freezing.partition(state.params, config.frozen)
+        shards = freezing.partition(shardings.params, config.frozen)[0]
 
         def gradients_of(batch: Batch, key: Array):
             def loss_fn(trained: PyTree):
-                params = freezing.merge(trained, frozen)
+                params = freezing.combine(trained, frozen)
                 loss, model_state, metrics = task.loss(params, state.model_state, batch, key)
                 return loss if scale is None else loss * scale, (loss, model_state, metrics)
 
@@ -112,7 +112,7 @@ def make_train_step(
                 clip(config.optimizer, gradients, norm, scale), state.opt_state, trained
             )
             moved = jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), trained, direction)
-            params = freezing.merge(moved, frozen)
+            params = freezing.combine(moved, frozen)
             ema = None
             if decay is not None:
                 ema = update_ema(state.ema, params, opt_state[0].count, decay, config.optimizer.ema_every)

@@ -2,9 +2,9 @@
 
     python processes.py RUN STRATEGY MESH COUNT INDEX PORT VERB...
 
-Each VERB is one of `save:STEP:METRIC`, `restore`, `forget:STEP`, `flip:STEP:INDEX` (process 0 flips a bit in the data
-file that process INDEX verifies). Adds a line to RUN.INDEX.jsonl per `restore`: its step, whether every bit is right,
-the steps that are there, the shapes of the shards.
+Each VERB is one of `save:STEP:METRIC`, `restore` (or `restore:STRATEGY:MESH`), `forget:STEP`, `flip:STEP:INDEX`
+(process 0 flips a bit in the data file that process INDEX verifies). Adds a line to RUN.INDEX.jsonl per `restore`: its
+step, whether every bit is right, the steps that are there, the shapes of the shards.
 """
 
 from __future__ import annotations
@@ -52,14 +52,20 @@ def main(run: str, strategy: str, mesh: str, count: str, index: str, port: str, 
     if int(count) > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(index))
-    row = get_strategy(strategy)
-    devices = make_mesh(json.loads(mesh) or row.mesh_shape)
-    shardings = resolve(boxed(0), devices, row.rules)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        meta.unbox(boxed(0)),
-        shardings,
-    )
+
+    def layout(strategy: str, mesh: str):
+        row = get_strategy(strategy)
+        devices = make_mesh(json.loads(mesh) or row.mesh_shape)
+        return devices, resolve(boxed(0), devices, row.rules)
+
+    def abstract(shardings):
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            meta.unbox(boxed(0)),
+            shardings,
+        )
+
+    devices, shardings = layout(strategy, mesh)
 
     def put(leaf, sharding):
         whole = np.asarray(leaf)
@@ -87,7 +93,7 @@ def main(run: str, strategy: str, mesh: str, count: str, index: str, port: str, 
                     multihost_utils.sync_global_devices(verb)
             if what == "restore":
                 checkpoints.wait()
-                found = store.restore_latest(run, abstract)
+                found = store.restore_latest(run, abstract(layout(*values)[1] if values else shardings))
                 assert found is not None
                 step, parts = found
                 same = jax.tree.map(right, parts, meta.unbox(boxed(step)))

@@ -147,6 +147,14 @@ def test_versions_config_and_metrics_are_stored_with_a_checkpoint(run):
         store.restore(run, 7, abstract_of(parts_at(0)))
 
 
+def test_another_version_is_named_where_a_checkpoint_does_not_fit(run):
+    about = run / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    about.write_text(about.read_text().replace(f'"jukebox_jax": "{__version__}"', '"jukebox_jax": "0.0.1"'))
+    (run / "checkpoints" / "2" / "SHA256SUMS.0").unlink()
+    with pytest.raises(UserError, match=rf"\(written by version 0\.0\.1; this is {__version__}\).*params/w has shape"):
+        store.restore(run, 2, abstract_of(parts_at(0, size=3)))
+
+
 # ---- The best ones ------------------------------------------------------------------------------------------------
 
 
@@ -234,11 +242,11 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_the_previous_checkpoint(run, c
     assert f"A checkpoint of {run} could not be written (File too large): make room" in text
     assert "goes on from step 2" in text
     assert capfd.readouterr().err == ""
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
+    assert store.steps(run) == [1, 2]
     assert store.restore_latest(run, abstract_of(parts_at(0)))[0] == 2
     with store.TrainingCheckpoints(run, 2) as checkpoints:
         checkpoints.save(3, parts_at(3, size=100_000))
-    assert store.steps(run) == [2, 3]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "3"]
 
 
 def test_the_next_save_tells_of_a_full_disk(run):

@@ -11,7 +11,7 @@ import pytest
 from jukebox_jax.checkpoint import store
 from jukebox_jax.errors import UserError
 from jukebox_jax.training.config import TrainConfig
-from jukebox_jax.training.freezing import merge, split
+from jukebox_jax.training.freezing import combine, partition
 from jukebox_jax.training.telemetry import read_metrics
 from tests.training import toy
 
@@ -32,10 +32,10 @@ TREE = {"decoder": {"in": {"kernel": 1, "bias": 2}, "out": {"kernel": 3}}, "labe
     ],
 )
 def test_patterns_split_a_tree_in_two_and_it_comes_together_again(patterns, frozen):
-    trained, found = split(TREE, patterns)
+    trained, found = partition(TREE, patterns)
     assert found == frozen
     assert len(jax.tree.leaves(trained)) == 5 - len(jax.tree.leaves(frozen))
-    assert merge(trained, found) == TREE
+    assert combine(trained, found) == TREE
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_patterns_split_a_tree_in_two_and_it_comes_together_again(patterns, froz
 )
 def test_patterns_that_cannot_be_meant_are_refused(patterns, words):
     with pytest.raises(UserError, match=words):
-        split(TREE, patterns)
+        partition(TREE, patterns)
 
 
 def test_frozen_parameters_stay_and_have_no_moments(tmp_path):

@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jukebox_jax.models.codebook import Codebook, draw_rows, quantise_and_learn
+from jukebox_jax.parallel.mesh import make_mesh
+from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.training.config import OptimizerConfig, TrainConfig
 from jukebox_jax.training.loop import train
 from jukebox_jax.training.task import Task
@@ -49,6 +52,22 @@ def run(folder, steps: int, strategy: str = "single", optimizer: OptimizerConfig
     return train(make_task(), config, batches, folder, run_config={"train": {}}, progress=False)
 
 
+def learnt_codebook(strategy: str) -> Codebook:
+    """A codebook after one batch, whose latents lie on the strategy's devices."""
+    row = get_strategy(strategy)
+    latents = np.random.default_rng(0).standard_normal((16, 12, 4)).astype(np.float32)
+    mesh = make_mesh(row.mesh_shape)
+    with jax.set_mesh(mesh):
+        latents = jax.device_put(latents, batch_sharding(mesh, row.rules, 16))
+        book = Codebook.restored(jax.random.normal(jax.random.key(1), (8, 4)), 24.0)
+
+        @jax.jit
+        def learn(book: Codebook, latents: jax.Array) -> Codebook:
+            return quantise_and_learn(book, latents, draw_rows(jax.random.key(2), latents, 8), 0.9, 1.0)[1]
+
+        return learn(book, latents)
+
+
 def main(folder: str) -> None:
     assert jax.device_count() == 8
     one, eight = run(Path(folder) / "one", 4), run(Path(folder) / "eight", 4, "fsdp")
@@ -57,7 +76,7 @@ def main(folder: str) -> None:
     again = run(Path(folder) / "eight", 4, "single")  # nothing is left to train: restored, as it was written
 
     def difference(a, b):
-        gaps = jax.tree.map(lambda x, y: float(np.abs(np.asarray(x) - np.asarray(y)).max()), a, b)
+        gaps = jax.tree.map(lambda x, y: float(np.abs(np.float32(x) - np.float32(y)).max()), a, b)
         return max(jax.tree.leaves(gaps))
 
     second = eight.opt_state[0]
@@ -66,6 +85,7 @@ def main(folder: str) -> None:
             {
                 "sharded": difference((one.params, one.opt_state), (eight.params, eight.opt_state)),
                 "moved": difference(one.params, moved.params),
+                "codebook": difference(learnt_codebook("single"), learnt_codebook("dp")),
                 "restored": difference((eight.params, eight.opt_state), (again.params, again.opt_state)),
                 "shards": {
                     f"{name}/{key}": list(leaf.addressable_shards[0].data.shape)
