@@ -61,6 +61,7 @@ setup(
         # GPL. Reads the tags inside music files; without it they are passed over, and prepare says so.
         "tags": ["mutagen>=1.47"],
         "torch": ["torch>=2.4"],
+        "wandb": ["wandb>=0.25"],
         "notebook": ["ipykernel", "jupyterlab", "nbclient"],
         "av": ["av>=14"],
         "corpus": ["music21>=9"],

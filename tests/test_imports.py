@@ -39,6 +39,7 @@ HEAVY = [
     "mutagen",
     "pyarrow",
     "tensorboardX",
+    "wandb",
     "torch",
 ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,9 @@ LEDGER_FILE = "ledger.jsonl"
 
 Spent = Literal["init", "compile", "data", "step", "eval", "checkpoint", "lost", "other"]
 SPENT: tuple[Spent, ...] = get_args(Spent)
+
+#: Waiting for data is measured to about so many seconds.
+_WATCH_SECONDS = 0.005
 
 
 class Ledger:
@@ -171,29 +173,33 @@ def _text(seconds: float) -> str:
 
 
 class _Watch:
-    """Notes when the devices finish something, on a thread of its own, so that the loop need not wait to know."""
+    """Notes when the devices finish something, on a thread of its own, so that the loop need not wait to know.
+
+    The thread looks now and then: to be woken for every step would cost a small model a good part of it.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._watched: tuple[jax.Array, list[float]] | None = None
+        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def finish_of(self, array: jax.Array) -> list[float]:
-        """A list that gets the time at which the array was there."""
+        """A list that gets the time at which the array was there, or a little later; it is watched until the next."""
+        noted: list[float] = []
+        self._watched = (array, noted)
         if self._thread is None:
-            # A daemon: if the devices never answer, that must not keep the process from ending.
             self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
             self._thread.start()
-        noted: list[float] = []
-        self._queue.put((array, noted))
         return noted
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            array, noted = item
-            with contextlib.suppress(Exception):  # what goes wrong on a device is the loop's to tell
-                array.block_until_ready()
-            noted.append(self._clock())
+        while not self._stop.wait(_WATCH_SECONDS):
+            watched = self._watched
+            if watched is not None and not watched[1] and watched[0].is_ready():
+                watched[1].append(self._clock())
 
     def close(self) -> None:
-        self._queue.put(None)
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()

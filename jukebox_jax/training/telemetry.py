@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -153,7 +154,7 @@ def _start_wandb(run_dir: Path, project: str, run_config: Mapping[str, Any] | No
     stored = run_dir / "wandb_id"
     if not stored.exists():
         with atomic_file(stored) as temporary:
-            temporary.write_text(wandb.util.generate_id(), encoding="utf-8")
+            temporary.write_text(uuid.uuid4().hex, encoding="utf-8")
     try:
         run = wandb.init(
             project=project,

@@ -129,3 +129,34 @@ def test_each_process_reads_its_part_of_the_batch(tmp_path, monkeypatch, config)
     assert len(whole) == 2
     np.testing.assert_array_equal(np.concatenate([first_batch(i, 2) for i in (0, 1)]), whole)
     assert not np.array_equal(whole[0], whole[1])
+
+
+def test_a_codec_and_a_prior_are_heard_while_they_train(tmp_path, capsys):
+    audio = write_audio_dataset(tmp_path / "audio", train=(50_000,), validation=(20_000, 9_000), channels=1)
+    train = dataclasses.replace(TRAIN, audio_every=2, eval_every=0)
+
+    def heard(name: str) -> list[str]:
+        folder = tmp_path / name / "audio"
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.wav"))
+
+    run.train_run(dataclasses.replace(CODEC, train=train), audio.folder, tmp_path / "codec", progress=False)
+    names = ("input", "level_0", "level_1", "level_2")
+    assert heard("codec") == [f"00000002/item_{item}_{name}.wav" for item in range(3) for name in names]
+
+    prior = dataclasses.replace(PRIOR, train=train)
+    run.train_run(prior, audio.folder, tmp_path / "prior", tmp_path / "codec", progress=False)
+    assert heard("prior") == [f"00000002/item_{item}_{name}.wav" for item in range(3) for name in ("input", "sample")]
+    assert capsys.readouterr().err == ""
+
+    run.train_run(prior, write_tokens(audio).folder, tmp_path / "deaf", progress=False)
+    assert heard("deaf") == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "Nothing will be heard while training: tokens become audio with --codec CODEC."
+
+
+def test_songs_that_are_all_shorter_than_a_window_are_refused(tmp_path):
+    audio = write_audio_dataset(tmp_path / "audio", train=(3_000, 4_000), validation=(5_000,), channels=1)
+    for config, data, name in ((CODEC, audio, "codec"), (PRIOR, write_tokens(audio), "prior")):
+        with pytest.raises(UserError, match=r"No song in the train split .* is as long as a window of 4096 samples"):
+            run.train_run(config, data.folder, tmp_path / name, progress=False)
+        assert not (tmp_path / name).exists()
