@@ -12,8 +12,15 @@ Variants
     5b, 5b_lyrics, 1b_lyrics                       the released top priors: 5.0, 5.6 and 0.9 billion parameters.
     upsampler_1, upsampler_0                       the released upsamplers, one billion parameters each.
 
+Hardware, with memory a chip as the TPU compiler counts it (experiments/tpu_plans), and what the whole run costs if it
+reaches 40% of the chips' bfloat16 peak (arithmetic from the model's FLOPs, not a measurement; peaks in 10^12/s: v5e 197,
+v5p 459, v6e 918):
+
+    variant             made for       windows a step   memory a chip   FLOPs a step   the whole run
+HARDWARE
 Labels take the names of the dataset: `model.labels.artists=0` means as many rows as it has names. To go on from
 released weights, import them (`jukebox-jax import-openai`) and add --init FOLDER: the labels are then the checkpoint's.
+On several hosts add --hosts auto (experiments/launch).
 """
 
 import dataclasses
@@ -40,10 +47,10 @@ def get_config(variant: str = "demo_top") -> PriorRun:
         "small_lyrics": partial(small, released.SMALL_SINGLE_ENC_DEC_PRIOR),
         "small_lyrics_encoder": partial(small, released.SMALL_SEP_ENC_DEC_PRIOR),
         "5b": partial(top, released.PRIOR_5B, b2=0.925),
-        "5b_lyrics": partial(top, released.PRIOR_5B_LYRICS),
+        "5b_lyrics": partial(top, released.PRIOR_5B_LYRICS, batch_size=448, steps=158_000),
         "1b_lyrics": partial(top, released.PRIOR_1B_LYRICS),
-        "upsampler_1": partial(upsampler, released.UPSAMPLER_LEVEL_1),
-        "upsampler_0": partial(upsampler, released.UPSAMPLER_LEVEL_0),
+        "upsampler_1": partial(upsampler, released.UPSAMPLER_LEVEL_1, steps=265_000),
+        "upsampler_0": partial(upsampler, released.UPSAMPLER_LEVEL_0, steps=279_000),
     }
     if variant not in variants:
         raise UserError(f"configs/prior.py has no variant {variant!r}: choose one of {', '.join(variants)}.")
@@ -67,13 +74,14 @@ def small(model: PriorConfig) -> PriorRun:
     )
 
 
-def top(model: PriorConfig, b2: float = 0.999) -> PriorRun:
-    """Windows of 18 to 24 seconds; bfloat16 activations, fully sharded."""
+def top(model: PriorConfig, b2: float = 0.999, batch_size: int = 512, steps: int = 310_500) -> PriorRun:
+    """Windows of 18 to 24 seconds; bfloat16 activations, fully sharded; batches and steps of the paper, or nearly so
+    (448 instead of 440 with lyrics, which 64 chips divide)."""
     return PriorRun(
         model=_over_this_dataset(model),
         train=TrainConfig(
-            batch_size=512,
-            steps=310_500,
+            batch_size=batch_size,
+            steps=steps,
             eval_every=1000,
             checkpoint_every=1000,
             strategy="fsdp",
@@ -82,13 +90,14 @@ def top(model: PriorConfig, b2: float = 0.999) -> PriorRun:
     )
 
 
-def upsampler(model: PriorConfig) -> PriorRun:
-    """Windows of 8192 tokens, conditioned on the level above."""
+def upsampler(model: PriorConfig, steps: int) -> PriorRun:
+    """Windows of 8192 tokens (6 and 1.5 seconds), conditioned on the level above. The paper's batches are 192 and, at
+    level 0, 184, which 64 chips do not divide."""
     return PriorRun(
         model=_over_this_dataset(model),
         train=TrainConfig(
-            batch_size=184,
-            steps=279_000,
+            batch_size=192,
+            steps=steps,
             eval_every=1000,
             checkpoint_every=1000,
             strategy="fsdp",
