@@ -12,12 +12,23 @@ Variants
     5b, 5b_lyrics, 1b_lyrics                       the released top priors: 5.0, 5.6 and 0.9 billion parameters.
     upsampler_1, upsampler_0                       the released upsamplers, one billion parameters each.
 
-Hardware, with memory a chip as the TPU compiler counts it (experiments/tpu_plans), and what the whole run costs if it
-reaches 40% of the chips' bfloat16 peak (arithmetic from the model's FLOPs, not a measurement; peaks in 10^12/s: v5e 197,
-v5p 459, v6e 918):
+Hardware that the large ones are made for, and what a run costs there if it reaches 40% of the chips' bfloat16 peak
+(arithmetic from the model's FLOPs, nothing that was measured; v5e 197, v5p 459 TFLOP/s):
 
-    variant             made for       windows a step   memory a chip   FLOPs a step   the whole run
-HARDWARE
+    variant        chips                      windows a step   FLOPs a step   the whole run, in chip hours
+    5b             64: v5p:4x4x4, v5e:8x8,    512              1.26e17        59,000 of v5p (38 days), 138,000 of v5e
+                   or v6e:8x8
+    5b_lyrics      64, as 5b                  448              1.19e17        28,500 of v5p (19 days)
+    1b_lyrics      64: v5e:8x8                512              1.85e16        20,300 (13 days)
+    upsampler_1    64: v5e:8x8                192              7.61e15        7,100 (4.6 days)
+    upsampler_0    64: v5e:8x8                192              7.61e15        7,500 (4.9 days)
+    small and      one of 16 GB               4                3.0e13         27 of v5e in bfloat16
+    its like                                                                  (--config.model.dtype=bfloat16)
+
+The memory that these take of each chip, by the TPU compiler, stands in experiments/tpu_plans/README.md; `train` prints
+it before the first step. Parameters lie over groups of 16 chips, with a copy in every group: for all 64 as one group
+the compiler sends half as much again. Any multiple of 16 chips will do, also in several slices (experiments/launch).
+
 Labels take the names of the dataset: `model.labels.artists=0` means as many rows as it has names. To go on from
 released weights, import them (`jukebox-jax import-openai`) and add --init FOLDER: the labels are then the checkpoint's.
 On several hosts add --hosts auto (experiments/launch).
@@ -85,6 +96,7 @@ def top(model: PriorConfig, b2: float = 0.999, batch_size: int = 512, steps: int
             eval_every=1000,
             checkpoint_every=1000,
             strategy="fsdp",
+            mesh=(-1, 16, 1, 1),
             optimizer=OptimizerConfig(learning_rate=1.5e-4, weight_decay=0.002, b2=b2),
         ),
     )
@@ -101,6 +113,7 @@ def upsampler(model: PriorConfig, steps: int) -> PriorRun:
             eval_every=1000,
             checkpoint_every=1000,
             strategy="fsdp",
+            mesh=(-1, 16, 1, 1),
             optimizer=OptimizerConfig(learning_rate=3e-4, ema_decay=0.999),
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 from pathlib import Path
 
@@ -44,7 +45,9 @@ OTHERS = [
 def test_a_config_divides_over_the_chips_that_it_is_made_for(file, variant, chips, parameters):
     run = runpy.run_path(str(CONFIGS / file))["get_config"](variant)
     strategy = get_strategy(run.train.strategy)
-    mesh = AbstractMesh(tuple(chips if size == -1 else size for size in strategy.mesh_shape), AXES)
+    shape = run.train.mesh or strategy.mesh_shape
+    rest = chips // math.prod(size for size in shape if size != -1)
+    mesh = AbstractMesh(tuple(rest if size == -1 else size for size in shape), AXES)
     assert mesh.size == chips
     batch_sharding(mesh, strategy.rules, run.train.batch_size)
     state = abstract_state(task_of(run), run.train, mesh, strategy.rules)
@@ -52,7 +55,9 @@ def test_a_config_divides_over_the_chips_that_it_is_made_for(file, variant, chip
         assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == parameters
     whole, held = bytes_of(state), bytes_per_device(state)
     if run.train.strategy == "fsdp":
-        assert held == pytest.approx(whole / chips, rel=0.05)  # biases of heads and hidden features stay whole
+        assert held == pytest.approx(
+            whole / mesh.shape["fsdp"], rel=0.05
+        )  # biases of heads and hidden features stay whole
     # Gradients come on top of the state; what is left is for activations.
     assert held + bytes_per_device(state.params) < CHIP / 2
 
