@@ -26,8 +26,9 @@ Hardware that the large ones are made for, and what a run costs there if it reac
     its like                                                                  (--config.model.dtype=bfloat16)
 
 The memory that these take of each chip, by the TPU compiler, stands in experiments/tpu_plans/README.md; `train` prints
-it before the first step. Parameters lie over groups of 16 chips, with a copy in every group: for all 64 as one group
-the compiler sends half as much again. Any multiple of 16 chips will do, also in several slices (experiments/launch).
+it before the first step. Parameters lie over groups of 16 chips (of the 1B models 8), with a copy in every group: with
+all 64 chips as one group the compiler has more sent. Any number of such groups will do, also in several slices
+(experiments/launch).
 
 Labels take the names of the dataset: `model.labels.artists=0` means as many rows as it has names. To go on from
 released weights, import them (`jukebox-jax import-openai`) and add --init FOLDER: the labels are then the checkpoint's.
@@ -59,7 +60,7 @@ def get_config(variant: str = "demo_top") -> PriorRun:
         "small_lyrics_encoder": partial(small, released.SMALL_SEP_ENC_DEC_PRIOR),
         "5b": partial(top, released.PRIOR_5B, b2=0.925),
         "5b_lyrics": partial(top, released.PRIOR_5B_LYRICS, batch_size=448, steps=158_000),
-        "1b_lyrics": partial(top, released.PRIOR_1B_LYRICS),
+        "1b_lyrics": partial(top, released.PRIOR_1B_LYRICS, group=8),
         "upsampler_1": partial(upsampler, released.UPSAMPLER_LEVEL_1, steps=265_000),
         "upsampler_0": partial(upsampler, released.UPSAMPLER_LEVEL_0, steps=279_000),
     }
@@ -85,7 +86,9 @@ def small(model: PriorConfig) -> PriorRun:
     )
 
 
-def top(model: PriorConfig, b2: float = 0.999, batch_size: int = 512, steps: int = 310_500) -> PriorRun:
+def top(
+    model: PriorConfig, b2: float = 0.999, batch_size: int = 512, steps: int = 310_500, group: int = 16
+) -> PriorRun:
     """Windows of 18 to 24 seconds; bfloat16 activations, fully sharded; batches and steps of the paper, or nearly so
     (448 instead of 440 with lyrics, which 64 chips divide)."""
     return PriorRun(
@@ -96,7 +99,7 @@ def top(model: PriorConfig, b2: float = 0.999, batch_size: int = 512, steps: int
             eval_every=1000,
             checkpoint_every=1000,
             strategy="fsdp",
-            mesh=(-1, 16, 1, 1),
+            mesh=(-1, group, 1, 1),
             optimizer=OptimizerConfig(learning_rate=1.5e-4, weight_decay=0.002, b2=b2),
         ),
     )
@@ -113,7 +116,7 @@ def upsampler(model: PriorConfig, steps: int) -> PriorRun:
             eval_every=1000,
             checkpoint_every=1000,
             strategy="fsdp",
-            mesh=(-1, 16, 1, 1),
+            mesh=(-1, 8, 1, 1),
             optimizer=OptimizerConfig(learning_rate=3e-4, ema_decay=0.999),
         ),
     )
