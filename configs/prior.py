@@ -12,9 +12,28 @@ Variants
     5b, 5b_lyrics, 1b_lyrics                       the released top priors: 5.0, 5.6 and 0.9 billion parameters.
     upsampler_1, upsampler_0                       the released upsamplers, one billion parameters each.
 
+Hardware that the large ones are made for, and what a run costs there if it reaches 40% of the chips' bfloat16 peak
+(arithmetic from the model's FLOPs, nothing that was measured; v5e 197, v5p 459 TFLOP/s):
+
+    variant        chips                      windows a step   FLOPs a step   the whole run, in chip hours
+    5b             64: v5p:4x4x4, v5e:8x8,    512              1.26e17        59,000 of v5p (38 days), 138,000 of v5e
+                   or v6e:8x8
+    5b_lyrics      64, as 5b                  448              1.19e17        28,500 of v5p (19 days)
+    1b_lyrics      64: v5e:8x8                512              1.85e16        20,300 (13 days)
+    upsampler_1    64: v5e:8x8                192              7.61e15        7,100 (4.6 days)
+    upsampler_0    64: v5e:8x8                192              7.61e15        7,500 (4.9 days)
+    small and      one of 16 GB               4                3.0e13         27 of v5e in bfloat16
+    its like                                                                  (--config.model.dtype=bfloat16)
+
+The memory that these take of each chip, by the TPU compiler, stands in experiments/tpu_plans/README.md; `train` prints
+it before the first step. Parameters lie over groups of 16 chips (of the 1B models 8), with a copy in every group: with
+all 64 chips as one group the compiler has more sent. Any number of such groups will do, also in several slices
+(experiments/launch).
+
 Labels take the names of the dataset: `model.labels.artists=0` means as many rows as it has names. To go on from
 released weights, import them (`jukebox-jax import-openai`) and add --init-from FOLDER: the labels are then the
-checkpoint's, and behind these the names of the dataset that it does not know.
+checkpoint's, and behind these the names of the dataset that it does not know. On several hosts add --hosts auto
+(experiments/launch).
 """
 
 import dataclasses
@@ -41,10 +60,10 @@ def get_config(variant: str = "demo_top") -> PriorRun:
         "small_lyrics": partial(small, released.SMALL_SINGLE_ENC_DEC_PRIOR),
         "small_lyrics_encoder": partial(small, released.SMALL_SEP_ENC_DEC_PRIOR),
         "5b": partial(top, released.PRIOR_5B, b2=0.925),
-        "5b_lyrics": partial(top, released.PRIOR_5B_LYRICS),
-        "1b_lyrics": partial(top, released.PRIOR_1B_LYRICS),
-        "upsampler_1": partial(upsampler, released.UPSAMPLER_LEVEL_1),
-        "upsampler_0": partial(upsampler, released.UPSAMPLER_LEVEL_0),
+        "5b_lyrics": partial(top, released.PRIOR_5B_LYRICS, batch_size=448, steps=158_000),
+        "1b_lyrics": partial(top, released.PRIOR_1B_LYRICS, group=8),
+        "upsampler_1": partial(upsampler, released.UPSAMPLER_LEVEL_1, steps=265_000),
+        "upsampler_0": partial(upsampler, released.UPSAMPLER_LEVEL_0, steps=279_000),
     }
     if variant not in variants:
         raise UserError(f"configs/prior.py has no variant {variant!r}: choose one of {', '.join(variants)}.")
@@ -68,31 +87,37 @@ def small(model: PriorConfig) -> PriorRun:
     )
 
 
-def top(model: PriorConfig, b2: float = 0.999) -> PriorRun:
-    """Windows of 18 to 24 seconds; bfloat16 activations, fully sharded."""
+def top(
+    model: PriorConfig, b2: float = 0.999, batch_size: int = 512, steps: int = 310_500, group: int = 16
+) -> PriorRun:
+    """Windows of 18 to 24 seconds; bfloat16 activations, fully sharded; batches and steps of the paper, or nearly so
+    (448 instead of 440 with lyrics, which 64 chips divide)."""
     return PriorRun(
         model=_over_this_dataset(model),
         train=TrainConfig(
-            batch_size=512,
-            steps=310_500,
+            batch_size=batch_size,
+            steps=steps,
             eval_every=1000,
             checkpoint_every=1000,
             strategy="fsdp",
+            mesh=(-1, group, 1, 1),
             optimizer=OptimizerConfig(learning_rate=1.5e-4, weight_decay=0.002, b2=b2),
         ),
     )
 
 
-def upsampler(model: PriorConfig) -> PriorRun:
-    """Windows of 8192 tokens, conditioned on the level above."""
+def upsampler(model: PriorConfig, steps: int) -> PriorRun:
+    """Windows of 8192 tokens (6 and 1.5 seconds), conditioned on the level above. The paper's batches are 192 and, at
+    level 0, 184, which 64 chips do not divide."""
     return PriorRun(
         model=_over_this_dataset(model),
         train=TrainConfig(
-            batch_size=184,
-            steps=279_000,
+            batch_size=192,
+            steps=steps,
             eval_every=1000,
             checkpoint_every=1000,
             strategy="fsdp",
+            mesh=(-1, 8, 1, 1),
             optimizer=OptimizerConfig(learning_rate=3e-4, ema_decay=0.999),
         ),
     )

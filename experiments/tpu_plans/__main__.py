@@ -18,17 +18,19 @@ import os
 import sys
 from pathlib import Path
 
-#: What there is to compile a config for: (config, topology, slices, batch over all chips, further values).
+_WHOLE = ("--config.train.mesh=(1,64,1,1)",)
+_PODS = ("v5e:8x8", "v5p:4x4x4", "v6e:8x8")
+
+#: What is compiled if nothing is named: (config, topology, slices, batch over all chips, further values).
 CASES = [
-    ("configs/prior.py:5b", "v5e:8x8", 1, 64, ()),
-    ("configs/prior.py:5b", "v5p:4x4x4", 1, 64, ()),
-    ("configs/prior.py:5b", "v6e:8x8", 1, 64, ()),
-    ("configs/prior.py:5b_lyrics", "v5e:8x8", 1, 64, ()),
-    ("configs/prior.py:1b_lyrics", "v5e:8x8", 1, 64, ()),
-    ("configs/prior.py:upsampler_1", "v5e:8x8", 1, 64, ()),
-    ("configs/prior.py:upsampler_0", "v5e:8x8", 1, 64, ()),
-    ("configs/prior.py:small", "v5e:2x4", 1, 8, ("--config.train.strategy=dp", "--config.model.dtype=bfloat16")),
-    ("configs/vqvae.py:released", "v5e:8x8", 1, 256, ()),
+    *(("configs/prior.py:5b", pod, 1, 64, _WHOLE) for pod in _PODS),
+    *(("configs/prior.py:5b", pod, 1, 64, ()) for pod in _PODS),
+    ("configs/prior.py:5b", "v6e:8x8", 2, 128, ()),
+    *((f"configs/prior.py:{name}", "v5e:8x8", 1, 64, ()) for name in ("upsampler_1", "upsampler_0", "1b_lyrics")),
+    ("configs/prior.py:5b_lyrics", "v5p:4x4x4", 1, 64, ()),
+    ("configs/prior.py:small", "v5e:2x2", 1, 4, ()),
+    ("configs/vqvae.py:small", "v5e:2x2", 1, 4, ()),
+    ("configs/vqvae.py:released", "v6e:8x8", 1, 256, ()),
 ]
 
 

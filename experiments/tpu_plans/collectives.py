@@ -11,7 +11,9 @@ _COLLECTIVE = re.compile(rf" = (.+?) ({'|'.join(_KINDS)})(?:-start)?\(.*?channel
 _SHAPE = re.compile(r"\b(pred|[a-z]+(\d+))\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
-_GROUPS = re.compile(r"replica_groups=(\S+)(?: \{([^}]*)\})?")
+_LIST_OF_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_EQUAL_GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]")
+_AXES_OF_A_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(.*?\))? \{([^}]*)\}")
 
 
 def bytes_sent(hlo: str) -> dict[str, float]:
@@ -19,26 +21,30 @@ def bytes_sent(hlo: str) -> dict[str, float]:
 
     Counted as a ring sends them: of an array of B bytes over n chips, (n - 1) / n B for all-gather, reduce-scatter
     and all-to-all (B is the whole array), twice that for all-reduce, B for collective-permute. Loops count as often as
-    they run. The pieces into which the compiler splits one collective share a channel and count once.
+    they run. The pieces into which the compiler splits one collective share a channel and count once; an all-reduce
+    that it fused with the slice that is taken of it is a reduce-scatter.
     """
     computations = _computations(hlo)
     runs = _times_run(computations)
     sent: dict[str, float] = defaultdict(float)
-    # The pieces of a split collective stand in computations of one loop: any of them says how often it runs.
     seen: set[str] = set()
     for name, lines in computations.items():
         for line in lines:
             found = _COLLECTIVE.search(line)
-            if found is None or found[3] in seen or not runs[name]:
+            if found is None or not runs[name]:
                 continue
-            seen.add(found[3])
-            shapes, kind, chips = found[1], found[2], _group_size(line)
-            if "-start(" in line and kind != "all-reduce":  # (operands, results, …): the results are the larger half
-                size = max(_sizes(shapes), default=0)
-            else:
-                size = sum(_sizes(shapes))
+            shapes, kind, channel = found.groups()
+            piece = line if kind == "collective-permute" else channel  # permutes of one channel are several
+            if piece in seen:
+                continue
+            seen.add(piece)
+            chips, sizes = _group_size(line), _sizes(shapes)
+            # Of (operands, results, …) the results are the larger half, but for all-reduce, which has no operands there.
+            size = max(sizes) if "-start(" in line and kind != "all-reduce" else sum(sizes)
             if kind == "reduce-scatter":
                 size *= chips
+            if name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"
             factor = {"all-reduce": 2 * (chips - 1) / chips, "collective-permute": 1.0}.get(kind, (chips - 1) / chips)
             sent[f"{kind}/{chips}"] += runs[name] * factor * size
     return dict(sorted(sent.items(), key=lambda item: -item[1]))
@@ -89,17 +95,17 @@ def _trip_count(condition: list[str]) -> int:
 
 
 def _group_size(line: str) -> int:
-    """Chips that take part in one collective, from the forms `{{0,1},…}`, `[groups,size]<=…` and `mesh[…] {axes}`."""
-    found = _GROUPS.search(line)
-    if found is None:  # collective-permute: pairs
+    """Chips that take part in one collective, from the forms `{{0,1},…}`, `[groups,size]<=…` and `mesh[…] {axes}`; 2 of a permute."""
+    if found := _LIST_OF_GROUPS.search(line):
+        return found[1].count(",") + 1
+    if found := _EQUAL_GROUPS.search(line):
+        return int(found[1])
+    if found := _AXES_OF_A_MESH.search(line):
+        sizes = dict(re.findall(r"'([\w.-]+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([\w.-]+)'", found[2]))
+    if " collective-permute" in line:
         return 2
-    text, axes = found[1], found[2]
-    if text.startswith("mesh["):
-        sizes = dict(re.findall(r"'([\w.-]+)'=(\d+)", text))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([\w.-]+)'", axes or ""))
-    if text.startswith("["):
-        return int(re.match(r"\[\d+,(\d+)\]", text)[1])
-    return text.split("}")[0].count(",") + 1
+    raise ValueError(f"no groups of chips in: {line.strip()[:200]}")
 
 
 def _sizes(shapes: str) -> list[int]:

@@ -31,6 +31,7 @@ class Row:
     """A compiled step.
 
     Attributes:
+      mesh: chips along (replica, fsdp, sequence, tensor).
       memory: of one chip.
       sent: bytes that each chip sends in a step, by kind of collective and number of chips that take part.
     """
@@ -38,7 +39,7 @@ class Row:
     config: str
     topology: str
     slices: int
-    strategy: str
+    mesh: tuple[int, ...]
     batch: int
     memory: Plan
     compile_seconds: float
@@ -79,8 +80,7 @@ def compile_step(
     parts = {"parameters": abstract.params, "optimizer": abstract.opt_state, "average": abstract.ema}
     memory = plan(compiled, {**parts, "batch": examples}, mesh)
     hlo = compiled.as_text()
-    row = Row(name, topology, slices, config.strategy, config.batch_size, memory, seconds, bytes_sent(hlo))
-    return row, hlo
+    return Row(name, topology, slices, mesh.axis_sizes, config.batch_size, memory, seconds, bytes_sent(hlo)), hlo
 
 
 def task_of(run: CodecRun | PriorRun) -> Task:
@@ -96,7 +96,7 @@ def task_of(run: CodecRun | PriorRun) -> Task:
 
 def table(rows: list[Row]) -> str:
     """Markdown; memory in GiB and traffic in GB, of one chip."""
-    head = "| config | topology | strategy | batch | parameters | optimizer | average | activations | total of | "
+    head = "| config | topology | mesh | batch | parameters | optimizer | average | activations | total of | "
     lines = [head + "compiled in | sent per step |", "|---" * 11 + "|"]
     for row in rows:
         gib = [f"{row.memory.parts[part] / GIB:.2f}" for part in ("parameters", "optimizer", "average")]
@@ -104,6 +104,7 @@ def table(rows: list[Row]) -> str:
         sent = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in row.sent.items() if size >= 5e6)
         topology = row.topology if row.slices == 1 else f"{row.slices} × {row.topology}"
         name = Path(row.config).name.replace(".py", "")
-        cells = [name, topology, row.strategy, str(row.batch), *gib, f"{row.memory.temporaries / GIB:.2f}", total]
+        mesh = "×".join(map(str, row.mesh))
+        cells = [name, topology, mesh, str(row.batch), *gib, f"{row.memory.temporaries / GIB:.2f}", total]
         lines.append("| " + " | ".join([*cells, f"{row.compile_seconds:.0f} s", sent]) + " |")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.core import meta
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from jukebox_jax.parallel.strategies import Rules, resolve
 from jukebox_jax.training.config import TrainConfig
@@ -56,7 +56,7 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def abstract_state(task: Task, config: TrainConfig, mesh: Mesh, rules: Rules) -> TrainState:
+def abstract_state(task: Task, config: TrainConfig, mesh: Mesh | AbstractMesh, rules: Rules) -> TrainState:
     """The state's shapes, dtypes and shardings (ShapeDtypeStructs); computes and allocates nothing.
 
     Raises:
