@@ -12,7 +12,7 @@ import numpy as np
 import jukebox_jax
 from experiments.fault_drill.config import CODES
 from experiments.fault_drill.engine import Drill
-from experiments.fault_drill.training import training_drill
+from experiments.fault_drill.training import Place, bad_numbers_drill, training_drill
 from experiments.fault_drill.verbs import encode_drill, prepare_drill
 from jukebox_jax.corpus.demo_corpus import demo_folder
 from jukebox_jax.corpus.prepare import prepare
@@ -58,19 +58,30 @@ def _codec(name: str, data: Data, cache: Path, steps: int, **options) -> Drill:
     return training_drill(name, "codec", data.audio, steps, cache, **options)
 
 
-def _codec_meshes(name: str, data: Data, cache: Path, steps: int) -> Drill:
+def _near_prior(name: str, data: Data, cache: Path, steps: int, places: tuple[Place, ...]) -> Drill:
+    return _prior(name, data, cache, steps, places=places, loss_limit=1e-4)
+
+
+def _near_codec(name: str, data: Data, cache: Path, steps: int, places: tuple[Place, ...]) -> Drill:
     # Which code is nearest is chaotic: after more steps two runs that rounding parted are two runs.
-    return _codec(name, data, cache, min(steps, 20), meshes=MESHES, loss_limit=1e-3)
+    return _codec(name, data, cache, min(steps, 20), places=places, loss_limit=1e-3)
 
 
-MESHES = (("single", 1), ("fsdp", 8), ("dp", 4), ("fsdp", 2), ("dp", 8))
+_PRIOR_MESHES = (Place(), Place("fsdp", 8), Place("dp", 4), Place("fsdp_sp", 4), Place("hsdp", 8), Place("fsdp_tp", 4))
+_CODEC_MESHES = (Place(), Place("fsdp", 8), Place("dp", 4), Place("hsdp", 8))
+_HOSTS = (Place("fsdp", 2, hosts=2), Place("fsdp", 4), Place("dp", 1, hosts=4))
+
 _DRILLS: dict[str, Callable[[str, Data, Path, int], Drill]] = {
     "prior": _prior,
     "codec": _codec,
-    "prior_sharded": partial(_prior, meshes=(("fsdp", 8),)),
-    "codec_sharded": partial(_codec, meshes=(("fsdp", 8),)),
-    "prior_meshes": partial(_prior, meshes=MESHES, loss_limit=1e-4),
-    "codec_meshes": _codec_meshes,
+    "prior_sharded": partial(_prior, places=(Place("fsdp", 8),)),
+    "codec_sharded": partial(_codec, places=(Place("fsdp", 8),)),
+    "prior_two_hosts": partial(_prior, places=(Place("fsdp", 2, hosts=2),)),
+    "prior_meshes": partial(_near_prior, places=_PRIOR_MESHES),
+    "codec_meshes": partial(_near_codec, places=_CODEC_MESHES),
+    "prior_hosts": partial(_near_prior, places=_HOSTS),
+    "codec_hosts": partial(_near_codec, places=_HOSTS),
+    "bad_numbers": lambda name, data, cache, steps: bad_numbers_drill(name, steps, cache),
     "prepare": lambda name, data, cache, steps: prepare_drill(data.music, "--workers", 2),
     "encode": lambda name, data, cache, steps: encode_drill(data.audio, CODEC),
 }

@@ -55,6 +55,7 @@ class Drill:
       writing: whether a checkpoint is being written at this moment; None: there is no telling.
       damage: spoils the latest of several checkpoints and returns what a restart then still need not do; None where
         there is but one. None for the whole: there is nothing to spoil.
+      goes_back: whether the work may undo some of what it kept, on its own account.
       finished: what a program says that is started again after the end and refuses.
       most_kills: how many kills make sense.
     """
@@ -68,6 +69,7 @@ class Drill:
     kept: Callable[[Path], int] | None = None
     writing: Callable[[Path], bool] | None = None
     damage: Callable[[Path, random.Random], int | None] | None = None
+    goes_back: bool = False
     finished: str | None = None
     most_kills: int = 1000
 
@@ -211,7 +213,7 @@ def run_through_kills(
             tell(f"{number} of {len(kills)}: {kill.kind}, {drill.seen(folder)} of {drill.total} done")
             hosts = stack.enter_context(Hosts(next(starts)(folder), folder.with_suffix(".log")))
             least, moved, came = _await_moment(drill, hosts, folder, kill, seconds, limit, rng)
-            if least < kept:
+            if least < kept and not drill.goes_back:
                 result.problems.append(f"start {number} began at {least} although {kept} were kept")
             if not came:  # it was done before
                 _check_ended(drill, hosts, hosts.wait(GRACE_SECONDS))
@@ -221,6 +223,7 @@ def run_through_kills(
             statuses = hosts.wait(GRACE_SECONDS)
             kept = drill.kept_units(folder)
             if kill.kind in (TERM, INT):
+                moved = moved and not drill.goes_back
                 result.problems += _problems_of_stop(kill.kind, hosts, statuses, seen, kept, moved)
             elif -signal.SIGKILL not in (statuses or []):
                 continue  # it ended at that very moment

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+ON_CPU = {"JAX_PLATFORMS": "cpu"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Program:
 def verb(*arguments: object, env: Mapping[str, str] | None = None) -> Program:
     """`jukebox-jax ARGUMENTS`, on the CPU."""
     words = ("-m", "jukebox_jax", *map(str, arguments))
-    return Program(words, {"JAX_PLATFORMS": "cpu"} | dict(env or {}))
+    return Program(words, ON_CPU | dict(env or {}))
 
 
 class Hosts:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
 import os
 import random
-from collections.abc import Mapping
+import socket
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from experiments.fault_drill.engine import Comparison, Drill, Start
-from experiments.fault_drill.hosts import verb
+from experiments.fault_drill.hosts import ON_CPU, Program, verb
 from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint.reading import load_parts, stored_parts
+from jukebox_jax.training.log import is_measured
 from jukebox_jax.training.telemetry import METRICS_FILE, read_metrics
 
 CONFIG = Path(__file__).with_name("config.py")
 RUN, CHECKPOINTS, UNFINISHED = "run", "checkpoints", ".orbax-checkpoint-tmp"
-#: Metrics that tell of the clock or of the machine, by a part of their names.
-_OF_THE_CLOCK = ("second", "mfu", "memory", "goodput")
 _LAST_BYTES = 4096  # more than a row of metrics has
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run is started: with which strategy, on so many hosts with so many devices each."""
+
+    strategy: str = "single"
+    devices: int = 1
+    hosts: int = 1
+
+    def __str__(self) -> str:
+        devices = f"{self.hosts}×{self.devices}" if self.hosts > 1 else f"{self.devices}"
+        return self.strategy if devices == "1" else f"{self.strategy} {devices}"
 
 
 def training_drill(
@@ -32,42 +46,76 @@ def training_drill(
     data: Path,
     steps: int,
     cache: Path,
-    meshes: tuple[tuple[str, int], ...] = (("single", 1),),
+    places: tuple[Place, ...] = (Place(),),
     loss_limit: float | None = None,
 ) -> Drill:
     """A run of the model ("prior" or "codec" of config.py) on a dataset.
 
     Args:
       cache: folder for compiled programs, which all starts share.
-      meshes: (strategy, number of devices) of the undisturbed run and, in turn, of the restarts.
-      loss_limit: the largest relative difference between the losses of two steps; None: all that a run leaves must be
-        the same to the bit, but for times.
+      places: of the undisturbed run and, in turn, of the restarts.
+      loss_limit: the largest relative difference between the losses of a step; None: all that a run leaves must be the
+        same to the bit, but for times.
     """
 
-    def start(strategy: str, devices: int) -> Start:
+    def start(place: Place) -> Start:
         arguments = ("train", "--quiet", "--config", f"{CONFIG}:{model}", f"--config.train.steps={steps}")
-        arguments += (f"--config.train.strategy={strategy}", "--data", data, "--out")
-        env = {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        return lambda folder: [verb(*arguments, folder / RUN, env=env)]
+        arguments += (f"--config.train.strategy={place.strategy}", "--data", data, "--out")
+        env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={place.devices}"} | _compiled_in(cache)
 
-    exact = loss_limit is None
-    places = ", ".join(f"{strategy} of {devices}" if devices > 1 else strategy for strategy, devices in meshes)
+        def programs(folder: Path) -> list[Program]:
+            address = f"127.0.0.1:{_free_port()}"
+            hosts = [("--hosts", f"{address},{place.hosts},{host}") for host in range(place.hosts)]
+            return [verb(*arguments, folder / RUN, *words, env=env) for words in (hosts if place.hosts > 1 else [()])]
+
+        return programs
+
+    if loss_limit is None:
+        compare = compare_bits
+    else:
+        compare = functools.partial(compare_losses, limit=loss_limit)
     return Drill(
         name=name,
-        what=f"{model}, {places}",
-        starts=tuple(start(*mesh) for mesh in meshes),
+        what=f"{model}, {', '.join(map(str, places))}",
+        starts=tuple(map(start, places)),
         total=steps,
         seen=logged_steps,
-        compare=compare_bits if exact else lambda whole, killed: compare_losses(whole, killed, loss_limit),
+        compare=compare,
         kept=kept_steps,
         writing=is_writing,
         damage=damage_latest,
         most_kills=max(1, steps // 4),
     )
+
+
+def bad_numbers_drill(name: str, steps: int, cache: Path) -> Drill:
+    """A run that skips steps and goes back to checkpoints, on its own account, while it is killed.
+
+    No checkpoint is damaged: without the one that the undisturbed run goes back to, the disturbed one must go further.
+    """
+    words = ("-m", "experiments.fault_drill.bad_numbers")
+    return Drill(
+        name=name,
+        what="a small task, bad data, single",
+        starts=(lambda folder: [Program((*words, str(folder / RUN), str(steps)), ON_CPU | _compiled_in(cache))],),
+        total=steps,
+        seen=logged_steps,
+        compare=compare_bits,
+        kept=kept_steps,
+        writing=is_writing,
+        goes_back=True,
+        most_kills=max(1, steps // 4),
+    )
+
+
+def _compiled_in(cache: Path) -> dict[str, str]:
+    return {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 # ---- A run, seen from outside -----------------------------------------------------------------------------------
@@ -145,26 +193,19 @@ def compare_losses(whole: Path, killed: Path, limit: float) -> Comparison:
 
 def last_state(run_dir: Path) -> dict[str, np.ndarray]:
     """All arrays of the last checkpoint, by path, wherever they were saved."""
-    folder = (run_dir / CHECKPOINTS / str(store.steps(run_dir)[-1])).absolute()
+    folder = run_dir / CHECKPOINTS / str(store.steps(run_dir)[-1])
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype, sharding=here)
-
-    stored = ocp.checkpointables_metadata(folder).metadata
-    parts = {name: part for name, part in stored.items() if any(hasattr(x, "shape") for x in jax.tree.leaves(part))}
-    tree = ocp.load_checkpointables(folder, jax.tree.map(abstract, parts))
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype, sharding=here), stored_parts(folder)
+    )
+    tree = load_parts(folder, abstract)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
 
 
 def timeless(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of the log without what the clock decides."""
-
-    def kept(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in row.items() if not any(part in name for part in _OF_THE_CLOCK)}
-
-    return [kept(row) for row in read_metrics(run_dir)]
+    """The rows of the log without what tells of the machine."""
+    return [{name: row[name] for name in row if not is_measured(name)} for row in read_metrics(run_dir)]
 
 
 def losses(run_dir: Path) -> list[tuple[int, float]]:
