@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
+from experiments.limits import copy_bytes_per_core_second, seconds
 from jukebox_jax.pipeline.dataset import Dataset
 
 _BLOCK = 2**20
@@ -43,9 +41,6 @@ def machine_limits(dataset: Dataset, repeats: int) -> Limits:
     path = os.fspath(dataset.folder / dataset.shards["train"][0].name)
     size = os.path.getsize(path)
     buffer = bytearray(_BLOCK)
-    # Larger than the caches, as a batch is.
-    source = np.ones(2**26, np.uint8)
-    target = np.zeros_like(source)
 
     def read() -> None:
         with open(path, "rb", buffering=0) as file:
@@ -56,18 +51,10 @@ def machine_limits(dataset: Dataset, repeats: int) -> Limits:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return _seconds(read, time.perf_counter)
+        return seconds(read, time.perf_counter)
 
     return Limits(
         disk_bytes_per_second=size / statistics.median(read_from_disk() for _ in range(repeats)),
-        cached_bytes_per_core_second=size
-        / statistics.median(_seconds(read, time.process_time) for _ in range(repeats)),
-        copy_bytes_per_core_second=len(source)
-        / statistics.median(_seconds(lambda: np.copyto(target, source), time.process_time) for _ in range(repeats)),
+        cached_bytes_per_core_second=size / statistics.median(seconds(read, time.process_time) for _ in range(repeats)),
+        copy_bytes_per_core_second=copy_bytes_per_core_second(repeats),
     )
-
-
-def _seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
-    started = clock()
-    run()
-    return clock() - started
