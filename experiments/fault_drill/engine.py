@@ -222,6 +222,8 @@ def run_through_kills(
             _deliver(kill.kind, hosts, rng)
             statuses = hosts.wait(GRACE_SECONDS)
             kept = drill.kept_units(folder)
+            if statuses is None:
+                hosts.kill_all()
             if kill.kind in (TERM, INT):
                 moved = moved and not drill.goes_back
                 result.problems += _problems_of_stop(kill.kind, hosts, statuses, seen, kept, moved)
@@ -249,10 +251,10 @@ def _problems_of_stop(
     kind: str, hosts: Hosts, statuses: list[int] | None, seen: int, kept: int, moved: bool
 ) -> list[str]:
     """What is wrong with how work took a request to stop; before it moves it may end as it likes."""
-    if statuses is None:
-        return [f"{kind} at {seen} did not end it within {GRACE_SECONDS:.0f} s"]
     if not moved:
         return []
+    if statuses is None:
+        return [f"{kind} at {seen} did not end it within {GRACE_SECONDS:.0f} s"]
     problems = []
     if kept < seen:
         problems.append(f"{kind} at {seen} kept only {kept}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,7 @@ class Hosts:
             return None
 
     def last_words(self) -> str:
-        """The last line that any of them wrote."""
+        """The last line that tells of an error, or else the last line."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().splitlines()
-        return lines[-1].strip() if lines else "it said nothing"
+        errors = [line for line in lines if re.match(r"(jukebox-jax: error|[\w.]*Error): ", line)]
+        return (errors or lines or ["it said nothing"])[-1].strip()
