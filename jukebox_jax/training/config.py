@@ -115,8 +115,8 @@ class TrainConfig:
       keep_checkpoints: how many of the latest checkpoints stay.
       keep_best: how many checkpoints stay beside these because their `best_metric` was smallest.
       best_metric: a metric of the evaluation, by its name in the log.
-      frozen: patterns of parameters that stay as they are, as "decoder/*" or "labels" (see `freezing.partition`): they get
-        no update and have no moments.
+      frozen: patterns of parameters that stay as they are, as "decoder/*" or "labels" (see `freezing.partition`): they
+        get no update and have no moments.
       max_skipped: after this many consecutive steps whose loss or gradients were not finite, return to the last
         checkpoint before them and go on with the data behind them (`training.rewind`).
       watchdog_minutes: end the process, with the stacks of all its threads, if no step is finished for so long; 0:
