@@ -96,6 +96,7 @@ def top(
         model=_over_this_dataset(model),
         train=TrainConfig(
             batch_size=batch_size,
+            accumulate=batch_size // 64,
             steps=steps,
             eval_every=1000,
             checkpoint_every=1000,
@@ -113,6 +114,7 @@ def upsampler(model: PriorConfig, steps: int) -> PriorRun:
         model=_over_this_dataset(model),
         train=TrainConfig(
             batch_size=192,
+            accumulate=3,
             steps=steps,
             eval_every=1000,
             checkpoint_every=1000,
