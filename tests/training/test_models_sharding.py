@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[2]
 SHARDED = ("dp", "fsdp", "hsdp", "fsdp_tp", "fsdp_sp")
 #: What is tested quickly. `hsdp` does what `dp` and `fsdp` do; the slow tests have these too, everywhere.
 QUICK = {
-    "plain": ("fsdp_tp", "fsdp_sp"),
+    "plain": ("fsdp_sp",),
     "labels": SHARDED,
-    "upsampler": ("hsdp", "fsdp_sp"),
+    "upsampler": ("fsdp_sp",),
     "one_sequence": ("fsdp_tp", "fsdp_sp"),
-    "lyric_encoder": ("hsdp", "fsdp_sp"),
+    "lyric_encoder": ("fsdp_sp",),
     "codec": ("dp", "hsdp", "fsdp_sp"),
 }
 QUICK_PAIRS = [(family, strategy) for family, strategies in QUICK.items() for strategy in strategies]
@@ -124,11 +124,13 @@ def test_loss_and_gradients_equal_those_of_one_device(report, family, strategy):
 
 
 @pytest.mark.parametrize(("family", "strategy"), PAIRS)
-def test_parameters_lie_where_the_table_says(report, strategy):
-    found = report[strategy]["specs"]
-    checked = [name for name in SPECS[strategy] if name in found]
+def test_parameters_lie_where_the_table_says(report, family, strategy):
+    found, expected = report[strategy]["specs"], dict(SPECS[strategy])
+    if (family, strategy) == ("one_sequence", "fsdp_tp"):
+        expected["decoder/tokens"] = [None, "fsdp"]  # 59 symbols stay whole
+    checked = [name for name in expected if name in found]
     assert checked
-    assert {name: found[name] for name in checked} == {name: SPECS[strategy][name] for name in checked}
+    assert {name: found[name] for name in checked} == {name: expected[name] for name in checked}
 
 
 #: The least and most of all bytes on a device.
