@@ -151,7 +151,7 @@ def test_waiting_for_data_begins_when_the_devices_are_idle(tmp_path):
 
 
 def test_a_killed_and_resumed_run_says_what_was_lost(tmp_path):
-    command = [sys.executable, str(ROOT / "tests/training/toy.py"), str(tmp_path / "run"), "10", "kill", "9"]
+    command = [sys.executable, str(ROOT / "tests/training/toy.py"), str(tmp_path / "run"), "10", "kill", "9", "60"]
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, check=False)
     first = time.monotonic() - began

@@ -21,6 +21,7 @@ from jukebox_jax.parallel.strategies import get_strategy
 from jukebox_jax.training.log import is_measured
 from jukebox_jax.training.rewind import read_rewinds
 from jukebox_jax.training.state import abstract_state, to_parts
+from jukebox_jax.training.stopping import STUCK_STATUS
 from jukebox_jax.training.task import Alarm
 from jukebox_jax.training.telemetry import read_metrics
 from tests.training import toy
@@ -50,9 +51,13 @@ def at_step(step: int, action):
     return lambda position: action() if position == 8 * step else None
 
 
-def start_program(run_dir, event, step, steps=10):
+def start_program(run_dir, event, step, steps=10, watchdog_minutes=60):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/training/toy.py"), str(run_dir), str(steps), event, str(step)],
+        [
+            sys.executable,
+            str(ROOT / "tests/training/toy.py"),
+            *map(str, (run_dir, steps, event, step, watchdog_minutes)),
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -101,6 +106,21 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(ten_steps, tmp_pat
     resumed = toy.run(tmp_path / "run", toy.make_config(checkpoint_every=3))
     assert_same_bits(resumed, want)
     assert untimed(tmp_path / "run") == untimed(run_dir)
+
+
+def test_a_run_that_is_stuck_says_where_and_ends(ten_steps, tmp_path):
+    process = start_program(tmp_path / "run", "stuck", 5, watchdog_minutes=0.1)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == STUCK_STATUS
+    assert "no step was finished in 0.1 min (train.watchdog_minutes)" in errors
+    assert "in on_batch" in errors  # the stack of the thread that waits
+    assert_same_bits(toy.run(tmp_path / "run", toy.make_config(checkpoint_every=3)), ten_steps[1])
+
+
+def test_checkpoints_by_the_clock(tmp_path):
+    config = toy.make_config(checkpoint_minutes=1e-9, keep_checkpoints=20)
+    toy.run(tmp_path / "run", config)
+    assert store.steps(tmp_path / "run") == list(range(1, 11))
 
 
 def test_a_second_process_is_refused_while_the_first_one_trains(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 
 import flax.linen as nn
@@ -84,8 +85,9 @@ def run(run_dir, config: TrainConfig, on_batch=None, task: Task | None = None, *
     return train(task or make_task(), config, make_batches(config.batch_size, on_batch), run_dir, **keywords)
 
 
-def main(run_dir: str, steps: str, event: str, at_step: str) -> None:
-    """Trains; at a step, kills itself, tells that it is there and waits for a line on stdin, or does nothing."""
+def main(run_dir: str, steps: str, event: str, at_step: str, watchdog_minutes: str) -> None:
+    """Trains; at a step, kills itself, tells that it is there and waits for a line on stdin, gets stuck, or does
+    nothing."""
 
     def on_batch(position: int) -> None:
         if position // 8 != int(at_step):
@@ -95,8 +97,11 @@ def main(run_dir: str, steps: str, event: str, at_step: str) -> None:
         if event == "wait":
             print("waiting", flush=True)
             sys.stdin.readline()
+        if event == "stuck":
+            time.sleep(600)
 
-    run(run_dir, make_config(steps=int(steps), checkpoint_every=3), on_batch)
+    config = make_config(steps=int(steps), checkpoint_every=3, watchdog_minutes=float(watchdog_minutes))
+    run(run_dir, config, on_batch)
 
 
 if __name__ == "__main__":
