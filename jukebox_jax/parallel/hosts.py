@@ -123,7 +123,7 @@ class Part:
 
 
 def part_here(sharding: Sharding, batch_size: int) -> Part:
-    """The rows of a batch that this host's devices hold, which another host's devices may hold too.
+    """The rows of a batch that this host's devices hold, which another host's devices may hold too. All hosts call it.
 
     Args:
       sharding: of arrays whose first axis is the batch.
@@ -131,18 +131,19 @@ def part_here(sharding: Sharding, batch_size: int) -> Part:
     Raises:
       UserError: they are not one of several equal parts of the batch.
     """
-    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
-    slices = {index[0].indices(batch_size)[:2] for index in indices}
-    if not slices:
-        raise UserError("The mesh has no device of this host: choose a strategy, or mesh sizes, for all devices.")
-    start, stop = min(s for s, _ in slices), max(s for _, s in slices)
-    rows = stop - start
-    whole = sum(b - a for a, b in slices) == rows  # no gaps, no overlaps
-    if not whole or batch_size % rows or start % rows:
-        raise UserError(
-            "The devices of this host hold scattered rows of the batch: choose mesh sizes such that each host has "
-            "whole groups of the replica and fsdp axes."
-        )
+    with together():
+        indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+        slices = {index[0].indices(batch_size)[:2] for index in indices}
+        if not slices:
+            raise UserError("The mesh has no device of this host: choose a strategy, or mesh sizes, for all devices.")
+        start, stop = min(s for s, _ in slices), max(s for _, s in slices)
+        rows = stop - start
+        whole = sum(b - a for a, b in slices) == rows  # no gaps, no overlaps
+        if not whole or batch_size % rows or start % rows:
+            raise UserError(
+                "The devices of this host hold scattered rows of the batch: choose mesh sizes such that each host has "
+                "whole groups of the replica and fsdp axes."
+            )
     return Part(start // rows, batch_size // rows)
 
 
