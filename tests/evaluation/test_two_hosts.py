@@ -20,7 +20,7 @@ def start(index: int, count: int, port: int, folder: Path, devices: int) -> subp
     command = [sys.executable, str(ROOT / "tests/evaluation/two_hosts.py"), *map(str, (index, count, port, folder))]
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
