@@ -6,8 +6,6 @@ correlations with zero padding and a bias, in float32.
 
 from __future__ import annotations
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -73,8 +71,8 @@ def convolve(
 ) -> Float[Array, "b u d"]:
     """Zero-padded correlation, by whichever formulation is fastest for its shape."""
     taps, channels, features = kernel.shape
-    if stride == 1 and channels > 1 and features > 1:
-        return _unstrided(x, kernel, dilation, padding)
+    if taps == 1 and stride == 1 and padding == 0:
+        return _pointwise(x, kernel[0])
     if channels == 1 or features == 1:
         # Convolution libraries are poor at a single channel: gather or add shifted copies around one matmul.
         length = (x.shape[1] + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
@@ -85,52 +83,27 @@ def convolve(
             return jnp.stack(shifted, axis=-1) @ kernel[:, 0]
         products = jnp.pad(x @ kernel[:, :, 0].T, ((0, 0), (padding, padding), (0, 0)))
         return sum(products[:, dilation * k : dilation * k + span : stride, k, None] for k in range(taps))
-    return _library_convolution(x, kernel, stride, dilation, padding)
-
-
-def _library_convolution(x: Array, kernel: Array, stride: int, dilation: int, padding: int) -> Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (stride,), [(padding, padding)], rhs_dilation=(dilation,), dimension_numbers=_LAYOUT
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _unstrided(x: Array, kernel: Array, dilation: int, padding: int) -> Array:
-    """A convolution of stride 1 that on the CPU has a kernel gradient of its own."""
-    return _plain(x, kernel, dilation, padding)
+@jax.custom_vjp
+def _pointwise(x: Float[Array, "b t c"], kernel: Float[Array, "c d"]) -> Float[Array, "b t d"]:
+    """x @ kernel, whose derivative by the kernel is a product for each item and their sum.
+
+    In one product over items and time, which it would be otherwise, XLA's CPU backend first transposes x: that takes as
+    long as the multiplication.
+    """
+    return x @ kernel
 
 
-def _plain(x: Array, kernel: Array, dilation: int, padding: int) -> Array:
-    if kernel.shape[0] == 1 and padding == 0:
-        return x @ kernel[0]
-    return _library_convolution(x, kernel, 1, dilation, padding)
-
-
-def _unstrided_forward(x: Array, kernel: Array, dilation: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
-    return _unstrided(x, kernel, dilation, padding), (x, kernel)
-
-
-def _unstrided_backward(
-    dilation: int, padding: int, saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
+def _pointwise_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-
-    def by_library(x: Array, gradient: Array) -> Array:
-        return jax.vjp(lambda kernel: _plain(x, kernel, dilation, padding), kernel)[1](gradient)[0]
-
-    def by_products(x: Array, gradient: Array) -> Array:
-        # A product for each tap and item: XLA's CPU convolution would first transpose x and the gradient, which takes
-        # longer than to multiply them, and so would a product that sums over items and time at once.
-        padded, length = jnp.pad(x, ((0, 0), (padding, padding), (0, 0))), gradient.shape[1]
-        starts = range(0, dilation * kernel.shape[0], dilation)
-        taps = [jnp.einsum("btc,btd->bcd", padded[:, start : start + length], gradient) for start in starts]
-        return jnp.sum(jnp.stack(taps, axis=1), axis=0)
-
-    (of_x,) = jax.vjp(lambda x: _plain(x, kernel, dilation, padding), x)[1](gradient)
-    return of_x, jax.lax.platform_dependent(x, gradient, cpu=by_products, default=by_library)
+    return gradient @ kernel.T, jnp.sum(jnp.einsum("btc,btd->bcd", x, gradient), axis=0)
 
 
-_unstrided.defvjp(_unstrided_forward, _unstrided_backward)
+_pointwise.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _pointwise_backward)
 
 
 def upsample(x: Float[Array, "b t c"], kernel: Float[Array, "k c d"], stride: int) -> Float[Array, "b u d"]:
