@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -118,10 +119,16 @@ def codec_decode(model: VQVAEConfig, samples: int, level: int) -> Work:
 
 
 def codec(model: VQVAEConfig) -> Codec:
-    """A codec with fresh weights and random codes."""
-    params = jax.jit(lambda key: meta.unbox(init_codec(model, key)))(jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), model.levels)
-    return Codec(params, tuple(jax.random.normal(key, (model.codes, model.emb_width)) for key in keys))
+    """A codec with random weights and codes; drawn here, since to compile `init_codec` would take longer."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> jax.Array:
+        # So that layers neither blow signals up nor let them fade.
+        return jnp.asarray(rng.standard_normal(shape) / prod(shape[:-1]) ** 0.5, jnp.float32)
+
+    shapes = meta.unbox(jax.eval_shape(partial(init_codec, model), jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: draw(*leaf.shape), shapes)
+    return Codec(params, tuple(draw(model.codes, model.emb_width) for _ in range(model.levels)))
 
 
 def random_batch(task: Task, batch: int) -> dict[str, np.ndarray]:
