@@ -39,7 +39,7 @@ def bytes_sent(hlo: str) -> dict[str, float]:
                 continue
             seen.add(piece)
             chips, sizes = _group_size(line), _sizes(shapes)
-            # Of (operands, results, …) the results are the larger half, but for all-reduce, which has no operands there.
+            # Of (operands, results, …) the results are the larger half; an all-reduce has results only.
             size = max(sizes) if "-start(" in line and kind != "all-reduce" else sum(sizes)
             if kind == "reduce-scatter":
                 size *= chips
