@@ -95,7 +95,8 @@ def _trip_count(condition: list[str]) -> int:
 
 
 def _group_size(line: str) -> int:
-    """Chips that take part in one collective, from the forms `{{0,1},…}`, `[groups,size]<=…` and `mesh[…] {axes}`; 2 of a permute."""
+    """Chips that take part in one collective, from the forms `{{0,1},…}`, `[groups,size]<=…` and `mesh[…] {axes}`; of a
+    permute 2."""
     if found := _LIST_OF_GROUPS.search(line):
         return found[1].count(",") + 1
     if found := _EQUAL_GROUPS.search(line):
