@@ -13,11 +13,10 @@ Variants
     upsampler_1, upsampler_0                       the released upsamplers, one billion parameters each.
 
 Hardware that the large ones are made for, and what a run costs there if it reaches 40% of the chips' bfloat16 peak
-(arithmetic from the model's FLOPs, nothing that was measured; v5e 197, v5p 459 TFLOP/s):
+(arithmetic from the model's FLOPs, nothing that was measured; v5e 197, v5p 459, v6e 918 TFLOP/s):
 
     variant        chips                      windows a step   FLOPs a step   the whole run, in chip hours
-    5b             64: v5p:4x4x4, v5e:8x8,    512              1.26e17        59,000 of v5p (38 days), 138,000 of v5e
-                   or v6e:8x8
+    5b             64: v5p:4x4x4 or v6e:8x8   512              1.26e17        59,000 of v5p (38 days), 30,000 of v6e
     5b_lyrics      64, as 5b                  448              1.19e17        28,500 of v5p (19 days)
     1b_lyrics      64: v5e:8x8                512              1.85e16        20,300 (13 days)
     upsampler_1    64: v5e:8x8                192              7.61e15        7,100 (4.6 days)
@@ -28,7 +27,8 @@ Hardware that the large ones are made for, and what a run costs there if it reac
 The memory that these take of each chip, by the TPU compiler, stands in experiments/tpu_plans/README.md; `train` prints
 it before the first step. Parameters lie over groups of 16 chips (of the 1B models 8), with a copy in every group: with
 all 64 chips as one group the compiler has more sent. Any number of such groups will do, also in several slices
-(experiments/launch).
+(experiments/launch). On v5e:8x8, whose chips have half the memory of v6e, 5b fits as one group only:
+--config.train.mesh="(1,64,1,1)".
 
 Labels take the names of the dataset: `model.labels.artists=0` means as many rows as it has names. To go on from
 released weights, import them (`jukebox-jax import-openai`) and add --init-from FOLDER: the labels are then the

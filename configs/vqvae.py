@@ -7,10 +7,10 @@ Variants
     small     the original's `small_vqvae` recipe: two levels (hops 32 and 256) at 22,050 Hz, for one accelerator.
               Prepare the music at that rate.
     released  the released model's architecture and losses: three levels (hops 8, 32, 128) at 44,100 Hz, 9-second
-              windows, batch 256 over all devices. Made for v6e:8x8: four windows a chip need HARDLY GiB there, and more
-              than the 15.75 GiB of a v5e chip (128 of those take two each). 2.0e14 FLOPs a step; the whole run takes 470
-              chip hours (7 hours) if convolutions of so few channels reach 5% of the bfloat16 peak of 918 TFLOP/s:
-              arithmetic, nothing that was measured.
+              windows, batch 256 over all devices. Made for 64 chips, four windows each; `train` prints their memory
+              before the first step. 2.0e14 FLOPs a step; the whole run takes 470 chip hours of v6e (7 hours on 64) if
+              convolutions of so few channels reach 5% of the bfloat16 peak of 918 TFLOP/s: arithmetic, nothing that was
+              measured.
 """
 
 from jukebox_jax.errors import UserError

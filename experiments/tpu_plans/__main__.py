@@ -24,7 +24,7 @@ _WHOLE = ("--config.train.mesh=(1,64,1,1)", "--config.train.accumulate=1")
 #: What is compiled if nothing is named: (config, topology, slices, batch over all chips, further values).
 CASES = [
     *(("configs/prior.py:5b", pod, 1, 64, _WHOLE) for pod in _PODS),
-    *(("configs/prior.py:5b", pod, 1, None, ()) for pod in _PODS),
+    *(("configs/prior.py:5b", pod, 1, None, ()) for pod in _PODS[1:]),  # on v5e there is no room for groups of 16
     ("configs/prior.py:5b", "v6e:8x8", 2, None, ("--config.train.accumulate=4",)),
     *((f"configs/prior.py:{name}", "v5e:8x8", 1, None, ()) for name in ("upsampler_1", "upsampler_0", "1b_lyrics")),
     ("configs/prior.py:5b_lyrics", "v5p:4x4x4", 1, None, ()),

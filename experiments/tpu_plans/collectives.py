@@ -39,7 +39,7 @@ def bytes_sent(hlo: str) -> dict[str, float]:
                 continue
             seen.add(piece)
             chips, sizes = _group_size(line), _sizes(shapes)
-            # Of (operands, results, …) the results are the larger half, but for all-reduce, which has no operands there.
+            # Of (operands, results, …) the results are the larger half; an all-reduce has results only.
             size = max(sizes) if "-start(" in line and kind != "all-reduce" else sum(sizes)
             if kind == "reduce-scatter":
                 size *= chips
@@ -95,7 +95,8 @@ def _trip_count(condition: list[str]) -> int:
 
 
 def _group_size(line: str) -> int:
-    """Chips that take part in one collective, from the forms `{{0,1},…}`, `[groups,size]<=…` and `mesh[…] {axes}`; 2 of a permute."""
+    """Chips that take part in one collective, from the forms `{{0,1},…}`, `[groups,size]<=…` and `mesh[…] {axes}`; of a
+    permute 2."""
     if found := _LIST_OF_GROUPS.search(line):
         return found[1].count(",") + 1
     if found := _EQUAL_GROUPS.search(line):
