@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from jukebox_jax.demo import run_demo
     from jukebox_jax.recipe import Effort
+    from jukebox_jax.training.host_memory import keep_freed_memory
 
+    keep_freed_memory()
     effort = Effort()
     if args.codec_steps is not None:
         effort = dataclasses.replace(effort, codec_seconds=None, codec_steps=(1, args.codec_steps))
