@@ -65,7 +65,7 @@ def compile_step(
     config = run.train if batch is None else dataclasses.replace(run.train, batch_size=batch)
     task, strategy = task_of(run), get_strategy(config.strategy)
     mesh = make_mesh(config.mesh or strategy.mesh_shape, devices)
-    sharding = batch_sharding(mesh, strategy.rules, config.batch_size)
+    sharding = batch_sharding(mesh, strategy.rules, config.batch_size, config.accumulate)
     with jax.set_mesh(mesh):
         abstract = abstract_state(task, config, mesh, strategy.rules)
         examples = {

@@ -144,18 +144,22 @@ def resolve(boxed: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
     return jax.tree_util.tree_map_with_path(one, shapes, specs)
 
 
-def batch_sharding(mesh: Mesh | AbstractMesh, rules: Rules, batch_size: int) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh, rules: Rules, batch_size: int, accumulate: int = 1) -> NamedSharding:
     """The sharding of every array of a batch: its first axis, `batch_size` long, over the rule for `batch`.
 
+    Args:
+      accumulate: how many microbatches a batch is cut into; each of them has this sharding, too.
+
     Raises:
-      UserError: the mesh does not divide the batch.
+      UserError: the mesh does not divide the batch, or its microbatches.
     """
     axes = dict(rules)["batch"]
     parts = _parts(mesh, axes)
-    if batch_size % parts:
+    if batch_size % (parts * accumulate):
+        cut = f" in accumulate={accumulate} microbatches" if accumulate > 1 else ""
         raise UserError(
-            f"batch_size={batch_size} is not a multiple of {parts}, the parts that a batch is divided into (mesh axes "
-            f"{_text(axes)}): change train.batch_size, or the mesh or strategy."
+            f"batch_size={batch_size}{cut} is not a multiple of {parts}, the parts that a batch is divided into (mesh "
+            f"axes {_text(axes)}): change train.batch_size{', train.accumulate' if cut else ''}, or the mesh or strategy."
         )
     return NamedSharding(mesh, PartitionSpec(axes))
 

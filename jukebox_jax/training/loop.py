@@ -103,7 +103,7 @@ def train(
         strategy = get_strategy(config.strategy)
         mesh = make_mesh(config.mesh or strategy.mesh_shape)
         stack.enter_context(jax.set_mesh(mesh))
-        sharding = batch_sharding(mesh, strategy.rules, config.batch_size)
+        sharding = batch_sharding(mesh, strategy.rules, config.batch_size, config.accumulate)
         part = hosts.part_here(sharding, config.batch_size)
         abstract = abstract_state(task, config, mesh, strategy.rules)
 

@@ -243,7 +243,8 @@ def part_of_this_host(config: TrainConfig) -> Part:
     """Which part of every batch this host reads."""
     strategy = get_strategy(config.strategy)
     mesh = make_mesh(config.mesh or strategy.mesh_shape)
-    return part_here(batch_sharding(mesh, strategy.rules, config.batch_size), config.batch_size)
+    sharding = batch_sharding(mesh, strategy.rules, config.batch_size, config.accumulate)
+    return part_here(sharding, config.batch_size)
 
 
 def _holds_out(dataset: Dataset, window_samples: int) -> bool:

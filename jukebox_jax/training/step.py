@@ -59,7 +59,7 @@ def make_train_step(
         raise UserError(
             f"train.accumulate={parts} is not for a codec, whose codebooks learn from whole batches: set it to 1."
         )
-    microbatch_sharding = batch_sharding(mesh, rules, config.batch_size // parts)
+    sharding = batch_sharding(mesh, rules, config.batch_size, parts)
     optimizer = make_optimizer(config.optimizer)
     ignored, decay = config.optimizer.ignore_grad_norm, config.optimizer.ema_decay
     if decay == "original":
@@ -94,7 +94,7 @@ def make_train_step(
                     gradients, (loss, _, metrics) = gradients_of(*part)
                     return jax.tree.map(lambda t, g: t + g, total, gradients), (loss, metrics)
 
-                microbatches = split(batch, parts, microbatch_sharding)
+                microbatches = split(batch, parts, sharding)
                 total, found = jax.lax.scan(add, zeros, (microbatches, jax.random.split(key, parts)))
                 gradients = jax.tree.map(lambda t, p: (t / parts).astype(p.dtype), total, trained)
                 loss, metrics = jax.tree.map(lambda values: jnp.mean(values, axis=0), found)
@@ -155,7 +155,7 @@ def make_train_step(
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh, rules, config.batch_size)),
+        in_shardings=(shardings, sharding),
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
 

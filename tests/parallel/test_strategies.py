@@ -95,6 +95,8 @@ def test_batches_are_cut_over_replica_and_fsdp():
     assert batch_sharding(mesh(2, 4, 1, 1), rules, 16).spec == P(("replica", "fsdp"))
     with pytest.raises(UserError, match=r"batch_size=12 is not a multiple of 8, .*replica×fsdp.*train\.batch_size"):
         batch_sharding(mesh(2, 4, 1, 1), rules, 12)
+    with pytest.raises(UserError, match=r"batch_size=16 in accumulate=4 microbatches is not a multiple of 8"):
+        batch_sharding(mesh(2, 4, 1, 1), rules, 16, accumulate=4)
 
 
 def test_every_strategy_has_a_rule_for_every_word_and_no_axis_twice():

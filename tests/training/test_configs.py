@@ -49,7 +49,7 @@ def test_a_config_divides_over_the_chips_that_it_is_made_for(file, variant, chip
     rest = chips // math.prod(size for size in shape if size != -1)
     mesh = AbstractMesh(tuple(rest if size == -1 else size for size in shape), AXES)
     assert mesh.size == chips
-    batch_sharding(mesh, strategy.rules, run.train.batch_size // run.train.accumulate)
+    batch_sharding(mesh, strategy.rules, run.train.batch_size, run.train.accumulate)
     state = abstract_state(task_of(run), run.train, mesh, strategy.rules)
     if parameters is not None:
         assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == parameters
