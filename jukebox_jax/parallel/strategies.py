@@ -159,7 +159,7 @@ def batch_sharding(mesh: Mesh | AbstractMesh, rules: Rules, batch_size: int, acc
         cut = f" in accumulate={accumulate} microbatches" if accumulate > 1 else ""
         raise UserError(
             f"batch_size={batch_size}{cut} is not a multiple of {parts}, the parts that a batch is divided into (mesh "
-            f"axes {_text(axes)}): change train.batch_size{', train.accumulate' if cut else ''}, or the mesh or strategy."
+            f"axes {_text(axes)}): change train.batch_size{', accumulate' if cut else ''}, or the mesh or strategy."
         )
     return NamedSharding(mesh, PartitionSpec(axes))
 
