@@ -206,6 +206,7 @@ def train(
                 log.step(step, running, total_steps)  # a checkpoint never knows more than the log
                 running = None
             if log.went_bad:
+                del state, batch  # room for the other one
                 state = _rewind(checkpoints, abstract, log, data, run_dir, config.checkpoint_every)
                 step, running, batch = int(state.step), None, data.next()
                 saved, saved_at = step, time.monotonic()
