@@ -22,7 +22,8 @@ from jaxtyping import Array, Float, Int
 from jukebox_jax import __version__
 from jukebox_jax.audio.files import write_audio
 from jukebox_jax.checkpoint.models import CODEC_FOLDER, TrainedCodec, TrainedPrior, level_folder, load_codec, load_prior
-from jukebox_jax.checkpoint.store import BEST, split_step
+from jukebox_jax.checkpoint.runs import BEST
+from jukebox_jax.checkpoint.store import split_step
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode

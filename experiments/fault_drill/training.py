@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.fault_drill.engine import Comparison, Drill, Start
 from experiments.fault_drill.hosts import ON_CPU, Program, verb
-from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint import runs
 from jukebox_jax.checkpoint.reading import load_parts, stored_parts
 from jukebox_jax.training.log import is_measured
 from jukebox_jax.training.telemetry import METRICS_FILE, read_metrics
@@ -141,7 +141,7 @@ def logged_steps(folder: Path) -> int:
 
 def kept_steps(folder: Path) -> int:
     """The step of the latest complete checkpoint."""
-    return max(store.steps(folder / RUN), default=0)
+    return max(runs.steps(folder / RUN), default=0)
 
 
 def is_writing(folder: Path) -> bool:
@@ -155,7 +155,7 @@ def is_writing(folder: Path) -> bool:
 
 def damage_latest(folder: Path, rng: random.Random) -> int | None:
     """Cuts a random file of the latest of several checkpoints in half; returns the step of the one before it."""
-    complete = store.steps(folder / RUN)
+    complete = runs.steps(folder / RUN)
     if len(complete) < 2:
         return None
     latest = folder / RUN / CHECKPOINTS / str(complete[-1])
@@ -195,7 +195,7 @@ def compare_losses(whole: Path, killed: Path, limit: float) -> Comparison:
 
 def last_state(run_dir: Path) -> dict[str, np.ndarray]:
     """All arrays of the last checkpoint, by path, wherever they were saved."""
-    folder = run_dir / CHECKPOINTS / str(store.steps(run_dir)[-1])
+    folder = run_dir / CHECKPOINTS / str(runs.steps(run_dir)[-1])
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype, sharding=here), stored_parts(folder)

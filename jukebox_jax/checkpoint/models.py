@@ -15,7 +15,7 @@ import numpy as np
 from flax.core import meta
 
 from jukebox_jax import config as config_lib
-from jukebox_jax.checkpoint import compact, store
+from jukebox_jax.checkpoint import compact, reading, store
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.models.prior import PriorConfig, init_params
@@ -109,7 +109,7 @@ def load_params(folder: os.PathLike | str, like: dict) -> dict:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     if compact.is_compact(folder):
         params = compact.load(folder)["params"]
-        store.check_same(params, like, Path(folder))
+        reading.check_same(params, like, Path(folder))
         return jax.device_put(params, shardings)
     return store.load_model(folder, {"params": like}, shardings={"params": shardings})["params"]
 
@@ -147,7 +147,7 @@ def _load_weights(folder: os.PathLike | str) -> dict[str, Any]:
 def _check_shapes(folder: os.PathLike | str, params: dict[str, Any], init: Callable[[], Any]) -> None:
     """Raises a UserError unless the weights are those of the config beside them."""
     expected = meta.unbox(jax.eval_shape(init))
-    ours, theirs = store.shapes(params), store.shapes(expected)
+    ours, theirs = reading.shapes(params), reading.shapes(expected)
     for name in [*theirs, *ours]:
         if ours.get(name) != theirs.get(name):
             raise UserError(

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from jukebox_jax import config as config_lib
 from jukebox_jax.audio.files import Clips
-from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint import runs, store
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
 from jukebox_jax.parallel import hosts
@@ -107,7 +107,7 @@ def train(
         part = hosts.part_here(sharding, config.batch_size)
         abstract = abstract_state(task, config, mesh, strategy.rules)
 
-        restored = store.restore_latest(run_dir, to_parts(abstract))
+        restored = runs.restore_latest(run_dir, to_parts(abstract))
         if restored is not None:
             state = from_parts(restored[1])
             offset = offset_after(read_rewinds(run_dir), restored[0], int(state.data_offset))
@@ -118,7 +118,7 @@ def train(
         if primary:
             store.save_config(run_dir, run_config)
         checkpoints = stack.enter_context(
-            store.TrainingCheckpoints(
+            runs.TrainingCheckpoints(
                 run_dir,
                 config.keep_checkpoints,
                 keep_best=config.keep_best,
@@ -248,7 +248,7 @@ def train(
 
 
 def _rewind(
-    checkpoints: store.TrainingCheckpoints,
+    checkpoints: runs.TrainingCheckpoints,
     abstract: TrainState,
     log: Log,
     data: Feed,
@@ -263,14 +263,14 @@ def _rewind(
     bad = log.bad_steps
     checkpoints.wait()
     with hosts.together():
-        to_step = plan_rewind(read_rewinds(run_dir), store.steps(run_dir), every, bad[0], bad[-1])
+        to_step = plan_rewind(read_rewinds(run_dir), runs.steps(run_dir), every, bad[0], bad[-1])
         if to_step is None:
             raise UserError(
                 f"Loss or gradients were not finite in steps {bad[0]} to {bad[-1]}, and there is no checkpoint from "
                 "before them: lower train.optimizer.learning_rate or look for broken data."
             )
     checkpoints.forget_after(to_step)
-    restored = from_parts(store.restore(run_dir, to_step, to_parts(abstract)))
+    restored = from_parts(runs.restore(run_dir, to_step, to_parts(abstract)))
     behind = data.position_after(bad[-1])
     offset = behind - int(restored.examples_seen)
     if jax.process_index() == 0:
@@ -286,7 +286,7 @@ def _check_config(run_dir: Path, run_config: Mapping[str, Any]) -> list[str]:
     Raises:
       UserError: the folder's checkpoints come from another config; names the keys.
     """
-    has_checkpoints = bool(store.steps(run_dir))
+    has_checkpoints = bool(runs.steps(run_dir))
     if not (run_dir / store.CONFIG_FILE).exists():
         if has_checkpoints:
             raise UserError(f"{run_dir} has checkpoints but no {store.CONFIG_FILE}: restore it or use another folder.")

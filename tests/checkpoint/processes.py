@@ -20,7 +20,7 @@ from flax import linen as nn
 from flax.core import meta
 from jax.experimental import multihost_utils
 
-from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint import runs
 from jukebox_jax.errors import UserError
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import get_strategy, resolve
@@ -77,7 +77,7 @@ def main(run: str, strategy: str, mesh: str, count: str, index: str, port: str, 
             np.asarray(shard.data).tobytes() == wanted[shard.index].tobytes() for shard in leaf.addressable_shards
         )
 
-    with jax.set_mesh(devices), store.TrainingCheckpoints(run, 2, keep_best=1) as checkpoints:
+    with jax.set_mesh(devices), runs.TrainingCheckpoints(run, 2, keep_best=1) as checkpoints:
         for verb in verbs:
             what, *values = verb.split(":")
             if what == "save":
@@ -93,13 +93,13 @@ def main(run: str, strategy: str, mesh: str, count: str, index: str, port: str, 
                     multihost_utils.sync_global_devices(verb)
             if what == "restore":
                 checkpoints.wait()
-                found = store.restore_latest(run, abstract(layout(*values)[1] if values else shardings))
+                found = runs.restore_latest(run, abstract(layout(*values)[1] if values else shardings))
                 assert found is not None
                 step, parts = found
                 same = jax.tree.map(right, parts, meta.unbox(boxed(step)))
                 shapes = [list(leaf.addressable_shards[0].data.shape) for leaf in jax.tree.leaves(parts["params"])]
                 with open(f"{run}.{index}.jsonl", "a") as rows:
-                    rows.write(json.dumps([step, all(jax.tree.leaves(same)), store.steps(run), shapes]) + "\n")
+                    rows.write(json.dumps([step, all(jax.tree.leaves(same)), runs.steps(run), shapes]) + "\n")
 
 
 if __name__ == "__main__":

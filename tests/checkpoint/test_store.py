@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint import runs, store
 from jukebox_jax.errors import UserError
 
 
@@ -39,7 +39,7 @@ def parts_at(step: int, ema: bool = True):
 
 
 def write_run(run_dir: Path, steps=(1, 2, 3), keep: int = 2, ema: bool = True):
-    with store.TrainingCheckpoints(run_dir, keep) as checkpoints:
+    with runs.TrainingCheckpoints(run_dir, keep) as checkpoints:
         for step in steps:
             checkpoints.save(step, parts_at(step, ema))
     store.save_config(run_dir, {"kind": "toy"})
@@ -113,15 +113,15 @@ def test_a_run_folder_reads_as_a_model_with_its_averaged_weights(tmp_path, ema):
 
 def test_training_checkpoints_keep_the_latest_and_restore_the_whole_state(tmp_path):
     write_run(tmp_path)
-    assert store.steps(tmp_path) == [2, 3]
-    step, parts = store.restore_latest(tmp_path, {**sharded_abstract(parts_at(0))})
+    assert runs.steps(tmp_path) == [2, 3]
+    step, parts = runs.restore_latest(tmp_path, {**sharded_abstract(parts_at(0))})
     assert step == 3
     assert_same(parts, parts_at(3))
 
 
 def test_parts_without_leaves_come_back(tmp_path):
     write_run(tmp_path, ema=False)
-    _, parts = store.restore_latest(tmp_path, sharded_abstract(parts_at(0, ema=False)))
+    _, parts = runs.restore_latest(tmp_path, sharded_abstract(parts_at(0, ema=False)))
     assert parts["ema"] is None
     assert parts["model_state"] == {}
 
@@ -129,7 +129,7 @@ def test_parts_without_leaves_come_back(tmp_path):
 def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):
     bump = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
     state = {"params": {"w": jnp.zeros((512, 1024))}}
-    with store.TrainingCheckpoints(tmp_path, keep=20) as checkpoints:
+    with runs.TrainingCheckpoints(tmp_path, keep=20) as checkpoints:
         for step in range(1, 6):
             state = bump(state)
             checkpoints.save(step, state)
@@ -145,10 +145,10 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):
 def test_a_damaged_latest_checkpoint_is_set_aside_and_the_previous_one_used(tmp_path, capfd):
     write_run(tmp_path)
     damage(tmp_path / "checkpoints" / "3")
-    step, parts = store.restore_latest(tmp_path, sharded_abstract(parts_at(0)))
+    step, parts = runs.restore_latest(tmp_path, sharded_abstract(parts_at(0)))
     assert step == 2
     assert_same(parts, parts_at(2))
-    assert store.steps(tmp_path) == [2]
+    assert runs.steps(tmp_path) == [2]
     assert (tmp_path / "unreadable_checkpoint_3").is_dir()
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
@@ -159,11 +159,11 @@ def test_half_written_checkpoints_are_ignored_and_cleaned_up(tmp_path):
     write_run(tmp_path)
     half = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"
     half.mkdir()
-    assert store.restore_latest(tmp_path, sharded_abstract(parts_at(0)))[0] == 3
-    with store.TrainingCheckpoints(tmp_path, 2) as checkpoints:
+    assert runs.restore_latest(tmp_path, sharded_abstract(parts_at(0)))[0] == 3
+    with runs.TrainingCheckpoints(tmp_path, 2) as checkpoints:
         checkpoints.save(4, parts_at(4))
     assert not half.exists()
-    assert store.steps(tmp_path) == [3, 4]
+    assert runs.steps(tmp_path) == [3, 4]
 
 
 def test_no_readable_checkpoint_is_a_user_error(tmp_path):
@@ -171,11 +171,11 @@ def test_no_readable_checkpoint_is_a_user_error(tmp_path):
     for step in (2, 3):
         (tmp_path / "checkpoints" / str(step) / "params" / "_METADATA").unlink()
     with pytest.raises(UserError, match="No checkpoint"):
-        store.restore_latest(tmp_path, sharded_abstract(parts_at(0)))
+        runs.restore_latest(tmp_path, sharded_abstract(parts_at(0)))
 
 
 def test_no_checkpoint_restores_nothing(tmp_path):
-    assert store.restore_latest(tmp_path, sharded_abstract(parts_at(0))) is None
+    assert runs.restore_latest(tmp_path, sharded_abstract(parts_at(0))) is None
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_resuming_with_another_model_is_refused_not_taken_for_damage(tmp_path):
     other = parts_at(0)
     other["params"]["w"] = jnp.zeros((6, 5))
     with pytest.raises(UserError, match="params/w has shape"):
-        store.restore_latest(tmp_path, sharded_abstract(other))
-    assert store.steps(tmp_path) == [2, 3]
+        runs.restore_latest(tmp_path, sharded_abstract(other))
+    assert runs.steps(tmp_path) == [2, 3]
 
 
 def test_what_is_no_checkpoint_is_a_user_error(tmp_path, capfd):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint import runs
 from jukebox_jax.errors import UserError
 from jukebox_jax.parallel.hosts import HostSpec, parse_hosts
 from jukebox_jax.training.telemetry import read_metrics
@@ -100,7 +100,7 @@ def test_sigterm_to_one_host_makes_all_save_the_same_step_and_another_number_goe
     assert time.monotonic() - sent < 30
     assert [status for status, _, _ in ends] == [128 + signal.SIGTERM] * 2, ends
     (stopped,) = [line for line in ends[0][2].splitlines() if "Stopped after step" in line]
-    step = store.steps(run_dir)[-1]
+    step = runs.steps(run_dir)[-1]
     assert f"step {step};" in stopped
     assert 5 < step < 12
     assert "Stopped" not in ends[1][2]

@@ -15,7 +15,7 @@ from experiments.fault_drill import drills, engine, report, training
 from experiments.fault_drill.engine import INT, KILL, TERM, WRITE, Comparison, Drill, Result, run_drill
 from experiments.fault_drill.hosts import Program
 from experiments.fault_drill.verbs import compare_bytes
-from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint import runs
 
 UNITS = 20
 # A program that counts to UNITS in a file, and goes on with it; the second argument says what is wrong with it.
@@ -116,7 +116,7 @@ def test_a_plan_has_every_kind_and_ascends():
 
 def write_run(folder, step, weights, losses, seconds=1.0):
     """A run folder as a drill looks at it."""
-    with store.TrainingCheckpoints(folder / "run", 2) as checkpoints:
+    with runs.TrainingCheckpoints(folder / "run", 2) as checkpoints:
         parts = {"params": {"w": np.asarray(weights, np.float32)}, "trainer": {"step": np.asarray(step)}}
         checkpoints.save(step, parts)
         checkpoints.wait()

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jukebox_jax.checkpoint import store
+from jukebox_jax.checkpoint import runs, store
 from jukebox_jax.errors import UserError
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.strategies import get_strategy
@@ -89,7 +89,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(ten_steps, tmp_pa
     with pytest.raises(ended) as raised:
         toy.run(tmp_path / "run", toy.make_config(), at_step(4, lambda: os.kill(os.getpid(), stop)))
     assert stop == signal.SIGINT or raised.value.code == 143
-    assert store.steps(tmp_path / "run") == [4]  # the fifth batch was being fetched while the fourth step ran
+    assert runs.steps(tmp_path / "run") == [4]  # the fifth batch was being fetched while the fourth step ran
     assert "the same command resumes" in capsys.readouterr().err
     assert signal.getsignal(stop) == handler
     assert_same_bits(toy.run(tmp_path / "run", toy.make_config()), want)
@@ -102,7 +102,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(ten_steps, tmp_pat
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     # Step 6 was being written in the background when the process died at step 8, or was complete by then.
-    assert store.steps(tmp_path / "run")[-1] in (3, 6)
+    assert runs.steps(tmp_path / "run")[-1] in (3, 6)
     resumed = toy.run(tmp_path / "run", toy.make_config(checkpoint_every=3))
     assert_same_bits(resumed, want)
     assert untimed(tmp_path / "run") == untimed(run_dir)
@@ -120,7 +120,7 @@ def test_a_run_that_is_stuck_says_where_and_ends(ten_steps, tmp_path):
 def test_checkpoints_by_the_clock(tmp_path):
     config = toy.make_config(checkpoint_minutes=1e-9, keep_checkpoints=20)
     toy.run(tmp_path / "run", config)
-    assert store.steps(tmp_path / "run") == list(range(1, 11))
+    assert runs.steps(tmp_path / "run") == list(range(1, 11))
 
 
 def test_a_second_process_is_refused_while_the_first_one_trains(tmp_path):
@@ -129,11 +129,11 @@ def test_a_second_process_is_refused_while_the_first_one_trains(tmp_path):
         assert first.stdout.readline().strip() == "waiting"
         with pytest.raises(UserError, match="in use by another process"):
             toy.run(tmp_path / "run", toy.make_config())
-        assert store.steps(tmp_path / "run") == []
+        assert runs.steps(tmp_path / "run") == []
     finally:
         _, errors = first.communicate("\n", timeout=120)
     assert first.returncode == 0, errors
-    assert store.steps(tmp_path / "run")[-1] == 10
+    assert runs.steps(tmp_path / "run")[-1] == 10
 
 
 def test_a_damaged_checkpoint_is_passed_over(ten_steps, tmp_path, capsys):
@@ -304,7 +304,7 @@ def test_a_time_budget_chooses_the_steps_once_and_a_resume_keeps_them(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         toy.run(tmp_path / "run", config, slow)
     abstract = abstract_state(toy.make_task(), config, make_mesh((1,)), get_strategy("single").rules)
-    step, parts = store.restore_latest(tmp_path / "run", to_parts(abstract))
+    step, parts = runs.restore_latest(tmp_path / "run", to_parts(abstract))
     chosen = int(parts["trainer"]["total_steps"])
     assert step == 40
     assert 60 <= chosen <= 3.0 / 0.02
