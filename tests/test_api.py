@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -244,7 +245,7 @@ def test_a_prior_that_does_not_name_its_codec_is_taken(monkeypatch, tmp_path):
     model = random_model()
     priors = {f"level_{level}": prior for level, prior in enumerate(model.priors)}
     monkeypatch.setattr(api, "load_codec", lambda folder: model.codec)
-    monkeypatch.setattr(api, "load_prior", lambda folder: priors[folder.name])
+    monkeypatch.setattr(api, "load_prior", lambda folder: priors[Path(folder).name])
     assert api.load(tmp_path).priors == model.priors
     priors["level_1"] = dataclasses.replace(priors["level_1"], codec_hash="")
     assert api.load(tmp_path).priors[1].codec_hash == ""

@@ -21,8 +21,6 @@ from jukebox_jax.training.task import Task
 
 WIDTH, BATCH, MAX_SKIPPED = 16, 8, 3
 STEP_SECONDS = 0.02  # so that a kill finds the way between two steps
-#: Checkpoints enough for the one before the bad data to be there still, however often a stop saved another.
-KEEP = 100
 
 
 def bad_batches(steps: int) -> set[int]:
@@ -61,7 +59,6 @@ def main(run_dir: str, steps: str) -> None:
         steps=int(steps),
         log_every=1,
         checkpoint_every=7,
-        keep_checkpoints=KEEP,
         max_skipped=MAX_SKIPPED,
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=3, ema_decay=0.9),
     )

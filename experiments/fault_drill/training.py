@@ -65,9 +65,7 @@ def training_drill(
 
         def programs(folder: Path) -> list[Program]:
             address = f"127.0.0.1:{_free_port()}"
-            # On CPUs only host 0 would find its programs compiled, and gloo waits no more than 30 s for the others.
-            alike = ("--compile-cache", "none")
-            hosts = [("--hosts", f"{address},{place.hosts},{host}", *alike) for host in range(place.hosts)]
+            hosts = [("--hosts", f"{address},{place.hosts},{host}") for host in range(place.hosts)]
             return [verb(*arguments, folder / RUN, *words, env=env) for words in (hosts if place.hosts > 1 else [()])]
 
         return programs

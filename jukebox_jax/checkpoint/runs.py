@@ -45,6 +45,8 @@ class TrainingCheckpoints:
 
     Args:
       keep: how many of the latest checkpoints stay.
+      every: the latest one of a multiple of this stays as well, so that a rewind (`training.rewind`) goes to the same
+        place however often a run was interrupted since; 0: none.
       keep_best: how many stay beside these because their `metric` was smallest.
       metric: which of the metrics given to `save`.
       config: JSON-able, of the run.
@@ -55,6 +57,7 @@ class TrainingCheckpoints:
         run_dir: os.PathLike | str,
         keep: int,
         *,
+        every: int = 0,
         keep_best: int = 0,
         metric: str = "eval_loss",
         config: Mapping[str, Any] | None = None,
@@ -70,7 +73,7 @@ class TrainingCheckpoints:
             self._checkpointer = ocp.training.Checkpointer(
                 self._run_dir / CHECKPOINTS,
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-                preservation_policy=_LatestAndBest(keep, keep_best, self._measured),
+                preservation_policy=_LatestAndBest(keep, every, keep_best, self._measured),
                 cleanup_tmp_directories=True,
             )
 
@@ -166,19 +169,20 @@ class TrainingCheckpoints:
 
 
 class _LatestAndBest:
-    """Orbax's preservation policy: the latest checkpoints, and those whose metric was smallest.
+    """Orbax's preservation policy: the latest checkpoints, the latest that was due, those whose metric was smallest.
 
     Orbax's own BestN reads the metrics of all checkpoints when a run starts, and ends it if one of them is garbled.
     """
 
-    def __init__(self, latest: int, best: int, measured: Mapping[int, float]) -> None:
-        self._latest, self._best, self._measured = latest, best, measured
+    def __init__(self, latest: int, every: int, best: int, measured: Mapping[int, float]) -> None:
+        self._latest, self._every, self._best, self._measured = latest, every, best, measured
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         found = [checkpoint.step for checkpoint in checkpoints]
         ranked = sorted((self._measured.get(step, math.inf), -step) for step in found)  # of equals the later one
         best = [-negative for value, negative in ranked[: self._best] if value < math.inf]
-        kept = {*found[-self._latest :], *best}
+        due = [step for step in found if self._every and step % self._every == 0]
+        kept = {*found[-self._latest :], *due[-1:], *best}
         return [step in kept for step in found]
 
 

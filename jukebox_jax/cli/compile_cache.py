@@ -11,12 +11,15 @@ from pathlib import Path
 def keep_compiled(folder: str | None) -> None:
     """Switches JAX's persistent compilation cache on; an environment that says where it is keeps the say.
 
+    Several hosts that compute on CPUs have none: every host's program has a key of its own there and only host 0
+    writes, so it alone would find its program, and give up waiting for the others in the first collective operation.
+
     Args:
       folder: a path or URL, "none" for no cache, None for `$XDG_CACHE_HOME/jukebox_jax`.
     """
     import jax
 
-    if folder == "none":
+    if folder == "none" or (jax.process_count() > 1 and jax.default_backend() == "cpu"):
         jax.config.update("jax_enable_compilation_cache", False)
     elif folder is not None or "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", folder or str(_default()))

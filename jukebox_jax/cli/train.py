@@ -76,12 +76,11 @@ def run(args: argparse.Namespace) -> None:
     together = contextlib.nullcontext()
     if args.hosts is not None:
         together = hosts.join(hosts.parse_hosts(args.hosts), args.wait_minutes)
-    keep_compiled(args.compile_cache)
-
     from jukebox_jax.training.host_memory import keep_freed_memory
     from jukebox_jax.training.run import train_run
 
     with together:
+        keep_compiled(args.compile_cache)
         keep_freed_memory()
         try:
             train_run(config, args.data, args.out, args.codec, init=args.init_from, progress=not args.quiet)

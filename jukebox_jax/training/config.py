@@ -112,7 +112,7 @@ class TrainConfig:
       peak_flops: what one device can do at best, in FLOP/s, for the metric `mfu`; None: what `parallel.peaks` knows
         of its kind.
       wandb_project: also log to this project of Weights & Biases (extra `[wandb]`).
-      keep_checkpoints: how many of the latest checkpoints stay.
+      keep_checkpoints: how many of the latest checkpoints stay, beside the latest that `checkpoint_every` asked for.
       keep_best: how many checkpoints stay beside these because their `best_metric` was smallest.
       best_metric: a metric of the evaluation, by its name in the log.
       frozen: patterns of parameters that stay as they are, as "decoder/*" or "labels" (see `freezing.partition`): they

@@ -121,6 +121,7 @@ def train(
             runs.TrainingCheckpoints(
                 run_dir,
                 config.keep_checkpoints,
+                every=config.checkpoint_every,
                 keep_best=config.keep_best,
                 metric=config.best_metric,
                 config=run_config,
