@@ -18,6 +18,21 @@ from jaxtyping import install_import_hook
 install_import_hook("jukebox_jax", "typecheck.check")
 
 
+# Files that take a minute or more. They begin first: one that began last would keep one worker busy and the other idle.
+LONG = (
+    *("training/test_models_sharding.py", "experiments/test_fault_drill.py", "test_chain.py", "training/test_loop.py"),
+    *("distributed/test_hosts.py", "corpus/test_prepare.py", "interop/test_fine_tuning.py", "models/test_losses.py"),
+    *("experiments/test_parity.py", "pipeline/test_train_run.py", "interop/test_import.py", "models/test_vqvae.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files of `LONG` in front, for `--dist loadscope --no-loadscope-reorder`."""
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(folder).as_posix(), len(LONG)))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory():
     """What one file of tests compiled is of no use to the next, and adds up to gigabytes."""
