@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -85,7 +86,8 @@ def test_two_hosts_do_what_one_does_and_only_the_first_prints(alone, tmp_path):
     assert [out.splitlines()[-1] for _, out, _ in ends] == ["end 12 of 2"] * 2
     assert "Waiting for 2 hosts" in ends[0][2]
     assert "2 hosts with 4 devices" in ends[0][2]
-    assert ends[1][2] == ""
+    # XLA may have its say, as E1124 12:00:00.0 …; we say nothing on the second host.
+    assert [line for line in ends[1][2].splitlines() if not re.match(r"[IWE]\d{4} ", line)] == []
 
 
 @pytest.mark.parametrize("signalled", [0, 1])
@@ -132,7 +134,7 @@ def test_hosts_that_do_not_come_are_waited_for_and_then_given_up(tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    waiting, error = done.stderr.splitlines()
+    waiting, error = [line for line in done.stderr.splitlines() if not re.match(r"[IWE]\d{4} ", line)]
     assert waiting == "Waiting for 3 hosts (at most 0.05 min)."
     assert error.startswith("jukebox-jax: error: 3 hosts did not all come within 0.05 min")
 

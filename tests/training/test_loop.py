@@ -109,10 +109,10 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(ten_steps, tmp_pat
 
 
 def test_a_run_that_is_stuck_says_where_and_ends(ten_steps, tmp_path):
-    process = start_program(tmp_path / "run", "stuck", 5, watchdog_minutes=0.1)
+    process = start_program(tmp_path / "run", "stuck", 5, watchdog_minutes=0.25)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == STUCK_STATUS
-    assert "no step was finished in 0.1 min (train.watchdog_minutes)" in errors
+    assert "no step was finished in 0.25 min (train.watchdog_minutes)" in errors
     assert "in on_batch" in errors  # the stack of the thread that waits
     assert_same_bits(toy.run(tmp_path / "run", toy.make_config(checkpoint_every=3)), ten_steps[1])
 
