@@ -27,6 +27,7 @@ from jukebox_jax import __version__
 from jukebox_jax.checkpoint.checksums import find_damage, write_sums
 from jukebox_jax.checkpoint.reading import UnreadableError, check_same, load_parts, stored_about, stored_parts
 from jukebox_jax.errors import UserError
+from jukebox_jax.parallel.hosts import first_message
 
 PyTree = Any
 
@@ -302,8 +303,8 @@ def _restore_parts(folder: Path, abstract: Mapping[str, PyTree]) -> dict[str, Py
         stored = stored_parts(folder)
     except UnreadableError as error:
         failure = failure or str(error)
-    failure = _first_failure(failure)
-    if failure is not None:
+    failure = first_message(failure or "")
+    if failure:
         raise UnreadableError(failure)
     # Empty parts are not stored, so that a part which only one side has is a difference, too.
     check_same(stored, filled, folder, _writer(folder))
@@ -333,19 +334,6 @@ def _newest(run_dir: Path) -> int | None:
     if jax.process_count() > 1:
         step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
     return None if step < 0 else step
-
-
-def _first_failure(failure: str | None) -> str | None:
-    """The failure of the first process that has one, in every process."""
-    if jax.process_count() == 1:
-        return failure
-    told = np.zeros(160, np.uint8)
-    text = np.frombuffer((failure or "").encode()[: told.size], np.uint8)
-    told[: text.size] = text
-    for row in multihost_utils.process_allgather(told):
-        if row.any():
-            return bytes(row).rstrip(b"\0").decode(errors="ignore")
-    return None
 
 
 def _set_aside(run_dir: Path, step: int) -> Path:

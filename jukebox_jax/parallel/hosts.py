@@ -161,10 +161,18 @@ def together() -> Iterator[None]:
         yield
     except UserError as error:
         message = str(error)
+    message = first_message(message)
+    if message:
+        raise UserError(message)
+
+
+def first_message(message: str) -> str:
+    """The message of the first host that has one, on every host; "" if none has. All hosts call it."""
+    if jax.process_count() == 1:
+        return message
     buffer = np.frombuffer(message.encode()[:_LONGEST_MESSAGE].ljust(_LONGEST_MESSAGE, b"\0"), np.uint8)
-    for words in np.asarray(multihost_utils.process_allgather(buffer)):
-        if words[0]:
-            raise UserError(words.tobytes().rstrip(b"\0").decode(errors="replace"))
+    told = [row for row in np.asarray(multihost_utils.process_allgather(buffer)) if row.any()]
+    return told[0].tobytes().rstrip(b"\0").decode(errors="ignore") if told else ""
 
 
 class Ballot:
