@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,21 +13,12 @@ from jukebox_jax.training.config import TrainConfig
 from jukebox_jax.training.state import abstract_state
 from jukebox_jax.training.step import make_train_step
 from tests.training import toy
-
-ROOT = Path(__file__).parents[2]
+from tests.training.on_eight import on_eight_devices
 
 
 @pytest.fixture(scope="module")
 def report():
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
-    command = [sys.executable, str(ROOT / "tests/training/accumulating.py")]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stderr
+    run = on_eight_devices("accumulating.py")
     return json.loads(run.stdout.splitlines()[-1])
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +20,7 @@ from jukebox_jax.training.optimizer import make_optimizer
 from jukebox_jax.training.state import abstract_state
 from jukebox_jax.training.telemetry import read_metrics
 from tests.training import wide
-
-ROOT = Path(__file__).parents[2]
+from tests.training.on_eight import on_eight_devices
 
 
 def abstract(optimizer: OptimizerConfig):
@@ -96,20 +91,7 @@ def test_it_learns_and_resumes_to_the_bit(optimizer, tmp_path):
 
 
 def test_eight_devices_share_the_moments_and_end_where_one_does(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/training/wide.py"), str(tmp_path)],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = on_eight_devices("wide.py", tmp_path)
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["sharded"] < 1e-5
     assert report["moved"] < 1e-5

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.training.on_eight import on_eight_devices
+
 SHARDED = ("dp", "fsdp", "hsdp", "fsdp_tp", "fsdp_sp")
 #: What is tested quickly. `hsdp` does what `dp` and `fsdp` do; the slow tests have these too, everywhere.
 QUICK = {
@@ -73,21 +70,8 @@ SPECS["hsdp"] = SPECS["fsdp"]
 
 def finished(pairs: list[tuple[str, str]]) -> dict:
     """What the program prints; its models compile in a third of the time if XLA does not polish them."""
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "tests/training/models_on_eight_devices.py"), *map(":".join, pairs)],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{flags} --xla_llvm_disable_expensive_passes=true",
-        },
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    run = on_eight_devices("models_on_eight_devices.py", *map(":".join, pairs), flags=flags, timeout=1500)
     # XLA says where it gathers for want of a better plan, and what. Tables have two axes, activations three or more.
     plans = re.findall(r"Involuntary full rematerialization.* HLO operation %\S+ = \w+\[([\d,]*)\]", run.stderr)
     assert [shape for shape in plans if shape.count(",") > 1] == []

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.training.on_eight import on_eight_devices
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "tests/training/eight_devices.py"), str(tmp_path_factory.mktemp("eight"))],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    run = on_eight_devices("eight_devices.py", tmp_path_factory.mktemp("eight"))
     return json.loads(run.stdout.splitlines()[-1])
 
 
