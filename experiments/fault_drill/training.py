@@ -23,7 +23,7 @@ from jukebox_jax.training.log import is_measured
 from jukebox_jax.training.telemetry import METRICS_FILE, read_metrics
 
 CONFIG = Path(__file__).with_name("config.py")
-RUN, CHECKPOINTS, UNFINISHED = "run", "checkpoints", ".orbax-checkpoint-tmp"
+RUN, UNFINISHED = "run", ".orbax-checkpoint-tmp"
 _LAST_BYTES = 4096  # more than a row of metrics has
 
 
@@ -145,7 +145,7 @@ def kept_steps(folder: Path) -> int:
 def is_writing(folder: Path) -> bool:
     """Whether a checkpoint is being written, or was when the run died."""
     try:
-        with os.scandir(folder / RUN / CHECKPOINTS) as entries:
+        with os.scandir(folder / RUN / runs.CHECKPOINTS) as entries:
             return any(UNFINISHED in entry.name for entry in entries)
     except FileNotFoundError:
         return False
@@ -156,7 +156,7 @@ def damage_latest(folder: Path, rng: random.Random) -> int | None:
     complete = runs.steps(folder / RUN)
     if len(complete) < 2:
         return None
-    latest = folder / RUN / CHECKPOINTS / str(complete[-1])
+    latest = folder / RUN / runs.CHECKPOINTS / str(complete[-1])
     files = sorted(path for path in latest.rglob("*") if path.is_file() and path.stat().st_size > 1)
     path = rng.choice(files)
     os.truncate(path, path.stat().st_size // 2)
@@ -193,7 +193,7 @@ def compare_losses(whole: Path, killed: Path, limit: float) -> Comparison:
 
 def last_state(run_dir: Path) -> dict[str, np.ndarray]:
     """All arrays of the last checkpoint, by path, wherever they were saved."""
-    folder = run_dir / CHECKPOINTS / str(runs.steps(run_dir)[-1])
+    folder = run_dir / runs.CHECKPOINTS / str(runs.steps(run_dir)[-1])
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype, sharding=here), stored_parts(folder)

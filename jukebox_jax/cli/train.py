@@ -68,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import jax
+
     from jukebox_jax.cli.compile_cache import keep_compiled
     from jukebox_jax.cli.flags import load_config
     from jukebox_jax.parallel import hosts
@@ -88,5 +90,5 @@ def run(args: argparse.Namespace) -> None:
             if stop.code != 128 + signal.SIGTERM:
                 raise
             return  # whoever asked for the end got it: the state is saved
-        if hosts.is_first():
+        if jax.process_index() == 0:
             print(f"run: {args.out}")

@@ -106,11 +106,6 @@ def _give_up(others: str, minutes: float) -> NoReturn:
     os._exit(2)
 
 
-def is_first() -> bool:
-    """Whether this is the host that prints and writes for all."""
-    return jax.process_index() == 0
-
-
 # ---- Whose rows -------------------------------------------------------------------------------------------------
 
 
