@@ -77,7 +77,11 @@ def test_a_script_that_its_own_workers_cannot_import_blames_no_item(tmp_path):
     )
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
-    assert '`if __name__ == "__main__":`' in result.stderr.splitlines()[-1]
+    # Python's resource tracker may have a last word after ours, on what the workers that could not start left behind.
+    assert any(
+        line.startswith("jukebox_jax.errors.UserError") and '`if __name__ == "__main__":`' in line
+        for line in result.stderr.splitlines()
+    )
     assert result.stdout == ""
 
 
