@@ -2,7 +2,7 @@
 
 A sequence of D tokens is laid out as `blocks` rows of block_ctx = D / blocks columns. `visible` is the definition of
 every pattern: which keys a query sees. The rest is how to compute it: a whole sequence as a reshape and one small dense
-`attend`, a chunk or one token from a cache of just the keys that later queries still need. Tests hold them equal.
+`attend`, whole rows or one token from a cache of just the keys that later queries still need. Tests hold them equal.
 """
 
 from __future__ import annotations
@@ -138,13 +138,13 @@ def visible(
 def attention_weights(
     q: Float[Array, "*b q h k"],
     k: Float[Array, "*b s h k"],
-    seen: Bool[Array, "#q #s"] | None = None,
+    seen: Bool[Array, "... #q #s"] | None = None,
     blanks: int = 0,
 ) -> Float[Array, "*b h q _"]:
     """Softmax over keys, in float32; products in the dtype of the arguments.
 
     Args:
-      seen: which key each query sees; None: all.
+      seen: which key each query sees, the same for all or not; None: all.
       blanks: zero keys, seen by all, that stand before the others and take their share of the weight.
     """
     # Both factors take half the scale, so that half-precision products stay in range.
@@ -161,7 +161,7 @@ def attend(
     q: Float[Array, "*b q h k"],
     k: Float[Array, "*b s h k"],
     v: Float[Array, "*b s h k"],
-    seen: Bool[Array, "#q #s"] | None = None,
+    seen: Bool[Array, "... #q #s"] | None = None,
     blanks: int = 0,
 ) -> Float[Array, "*b q h k"]:
     """Attention of q queries over s keys and `blanks` blank ones; see `attention_weights`."""
@@ -257,20 +257,20 @@ def _causal(length: int) -> Bool[Array, "q s"]:
     return jnp.tril(jnp.ones((length, length), bool))
 
 
-# ---- Chunks and single tokens, from a cache ---------------------------------------------------------------------
+# ---- Rows and single tokens, from a cache -----------------------------------------------------------------------
 
 
 @struct.dataclass
 class LayerCache:
-    """Keys and values (b, slots, h, k) that later queries of one layer may still need.
+    """Keys and values that later queries of one layer may still need: (b, slots, 2, h, k), keys first.
 
-    DENSE and COLUMN keep a slot per position; ROW one per column, for the current row; PREVIOUS_ROW two rows, row r in
-    half r % 2; the summaries one per position they see; PRIME its first positions; ENCODER all states of the encoder,
-    once and for all.
+    DENSE keeps a slot per position; COLUMN too, column by column, so that a column is read in one piece; ROW one per
+    column, for the current row; PREVIOUS_ROW two rows, row r in half r % 2; the summaries one per position they see;
+    PRIME its first positions; ENCODER all states of the encoder, once and for all. What a slot holds before it is
+    written is never looked at.
     """
 
-    k: Shaped[Array, "b s h k"]
-    v: Shaped[Array, "b s h k"]
+    kv: Shaped[Array, "b s 2 h k"]
 
 
 def slot_count(pattern: Pattern, layout: Layout) -> int:
@@ -291,8 +291,10 @@ def slot_of(pattern: Pattern, layout: Layout, position: Positions) -> Positions:
     """The slot that a position's key goes to; `slot_count` if it is never looked at again."""
     width = layout.block_ctx
     row, column = position // width, position % width
-    if pattern in (Pattern.DENSE, Pattern.COLUMN):
+    if pattern == Pattern.DENSE:
         return position
+    if pattern == Pattern.COLUMN:
+        return column * layout.blocks + row
     if pattern == Pattern.ROW:
         return column
     if pattern == Pattern.PREVIOUS_ROW:
@@ -310,8 +312,10 @@ def held_positions(pattern: Pattern, layout: Layout, count: Int[Array, ""] | int
     """The position whose key stands in each slot after `count` tokens, -1 where none does. Not for ENCODER."""
     width = layout.block_ctx
     slots = jnp.arange(slot_count(pattern, layout))
-    if pattern in (Pattern.DENSE, Pattern.COLUMN, Pattern.PRIME):
+    if pattern in (Pattern.DENSE, Pattern.PRIME):
         positions = slots
+    elif pattern == Pattern.COLUMN:
+        positions = slots % layout.blocks * width + slots // layout.blocks
     elif pattern in (Pattern.ROW, Pattern.PREVIOUS_ROW):
         last_row = (count - 1) // width
         behind = (last_row - slots // width) % 2 if pattern == Pattern.PREVIOUS_ROW else 0
@@ -326,53 +330,65 @@ def empty_cache(
     pattern: Pattern, batch: int, layout: Layout, heads: int, head_dim: int, dtype: DTypeLike
 ) -> LayerCache:
     """The cache before the first token. For ENCODER it has to be replaced by the states' keys and values."""
-    zeros = jnp.zeros((batch, slot_count(pattern, layout), heads, head_dim), dtype)
-    return LayerCache(zeros, zeros)
+    return LayerCache(jnp.zeros((batch, slot_count(pattern, layout), 2, heads, head_dim), dtype))
 
 
-def attend_chunk(
+def attend_rows(
     pattern: Pattern,
     cache: LayerCache,
     q: Float[Array, "b t h k"],
     k: Float[Array, "b t h k"] | None,
     v: Float[Array, "b t h k"] | None,
     layout: Layout,
-    position: Int[Array, ""],
+    row: Int[Array, ""],
     count: Int[Array, ""],
 ) -> tuple[Float[Array, "b t h k"], LayerCache]:
-    """Attention of the tokens at `position` and after, of which the first `count` are real and enter the cache.
+    """Attention of the tokens of whole rows, `row` the first of them, as much in parallel as the pattern allows.
 
-    What comes back for the others is without meaning. For ENCODER k and v are None, as the cache holds all there is.
+    The first `count` tokens are real; those before `row` have been taken in before. What comes back for the others is
+    without meaning, and what they leave in the cache is written again before it is looked at. For ENCODER k and v are
+    None, as the cache holds all there is.
     """
     if pattern == Pattern.ENCODER:
-        return attend(q, cache.k, cache.v), cache
-    positions = position + jnp.arange(q.shape[1])
-    keys, values = (jnp.concatenate([old, new], axis=1) for old, new in ((cache.k, k), (cache.v, v)))
-    seen = visible(
-        pattern,
-        layout,
-        positions[:, None],
-        jnp.concatenate([held_positions(pattern, layout, position), positions])[None],
-    )
-    out = attend(q, keys, values, seen, layout.summary(pattern))
-    if pattern == Pattern.PREVIOUS_ROW:  # the first row sees nothing at all
-        out = jnp.where((positions < layout.block_ctx)[:, None, None], 0, out)
-
-    # Of a chunk over several rows only the last ones stay: what a slot will not hold afterwards must not be written.
-    end, slots = position + count, slot_of(pattern, layout, positions)
-    width = layout.block_ctx
-    rows_behind = (end - 1) // width - positions // width
-    stays = positions < end
+        return _attend_cached(q, cache.kv), cache
+    width, rows = layout.block_ctx, q.shape[1] // layout.block_ctx
+    kv, held = jnp.stack([k, v], axis=2), cache.kv
+    kv = kv.astype(held.dtype)
+    in_rows = kv.reshape(kv.shape[0], rows, width, *kv.shape[2:])  # (b, rows, c, 2, h, k)
+    q_rows = q.reshape(q.shape[0], rows, width, *q.shape[2:])
+    # Which of these rows the next token belongs to: `rows` if it begins one after them.
+    next_row = count // width
     if pattern == Pattern.ROW:
-        stays &= rows_behind < 1
+        out = _attend_cached(q_rows, in_rows, _causal(width))
+        cache = LayerCache(jax.lax.dynamic_index_in_dim(in_rows, next_row, axis=1, keepdims=False))
     elif pattern == Pattern.PREVIOUS_ROW:
-        stays &= rows_behind < 2
-    slots = jnp.where(stays, slots, slot_count(pattern, layout))
-
-    def write(buffer: Array, new: Array) -> Array:
-        return buffer.at[:, slots].set(new.astype(buffer.dtype), mode="drop")
-
-    return out, LayerCache(write(cache.k, k), write(cache.v, v))
+        halves = held.reshape(held.shape[0], 2, width, *held.shape[2:])
+        before = jax.lax.dynamic_slice_in_dim(halves, (row + 1) % 2, 1, axis=1)
+        known = jnp.concatenate([before, in_rows], axis=1)
+        out = _attend_cached(q_rows, known[:, :-1])
+        out = jnp.where((row + jnp.arange(rows) == 0)[:, None, None, None], 0, out)  # the first row sees nothing
+        last = jax.lax.dynamic_slice_in_dim(jnp.pad(known, [(0, 0), (0, 1)] + [(0, 0)] * 4), next_row, 2, axis=1)
+        last = jnp.where((row + next_row) % 2 == 0, last[:, ::-1], last)
+        cache = LayerCache(last.reshape(held.shape))
+    elif pattern == Pattern.COLUMN:
+        table = held.reshape(held.shape[0], width, layout.blocks, *held.shape[2:])
+        table = jax.lax.dynamic_update_slice_in_dim(table, in_rows.swapaxes(1, 2), row, axis=2)
+        seen = jnp.arange(layout.blocks) <= row + jnp.arange(rows)[:, None]
+        out = _attend_cached(q_rows.swapaxes(1, 2), table, seen).swapaxes(1, 2)
+        cache = LayerCache(table.reshape(held.shape))
+    else:
+        positions, spread = row * width + jnp.arange(rows * width), layout.summary(pattern)
+        if spread:
+            kv, at = in_rows[:, :, width - spread :].reshape(kv.shape[0], -1, *kv.shape[2:]), row * spread
+        else:
+            at = jnp.minimum(row * width, held.shape[1])
+        if pattern != Pattern.DENSE:  # these tokens may begin among those that are kept, and end outside
+            held = jnp.pad(held, [(0, 0), (0, kv.shape[1])] + [(0, 0)] * 3)
+        held = jax.lax.dynamic_update_slice_in_dim(held, kv, at, axis=1)[:, : slot_count(pattern, layout)]
+        keys = held_positions(pattern, layout, layout.length)
+        out = _attend_cached(q, held, visible(pattern, layout, positions[:, None], keys[None]), spread)
+        cache = LayerCache(held)
+    return out.reshape(q.shape), cache
 
 
 def attend_next(
@@ -382,44 +398,36 @@ def attend_next(
     k: Float[Array, "b h k"] | None,
     v: Float[Array, "b h k"] | None,
     layout: Layout,
-    position: Int[Array, ""],
+    position: Int[Array, " b"],
 ) -> tuple[Float[Array, "b h k"], LayerCache]:
-    """Attention of the one token at `position`; `attend_chunk` for a single token, reading only the keys it sees."""
+    """Attention of one token of each sequence, the one at its `position`, reading only the keys it sees."""
     if pattern == Pattern.ENCODER:
-        return attend(q[:, None], cache.k, cache.v)[:, 0], cache
+        return _attend_cached(q[:, None], cache.kv)[:, 0], cache
     width, slots = layout.block_ctx, slot_count(pattern, layout)
     row, column = position // width, position % width
-    slot = slot_of(pattern, layout, position)
+    slot, new = slot_of(pattern, layout, position), jnp.stack([k, v], axis=1).astype(cache.kv.dtype)
+    kv = cache.kv.at[jnp.arange(len(q)), slot].set(new, mode="drop", unique_indices=True) if slots else cache.kv
 
-    def write(buffer: Array, new: Array) -> Array:
-        new = new[:, None].astype(buffer.dtype)
-        if pattern in (Pattern.SUMMARY, Pattern.SUMMARY_SPREAD, Pattern.PRIME):  # most positions are not kept
-            slot_kept = jnp.minimum(slot, slots - 1)
-            new = jnp.where(slot < slots, new, jax.lax.dynamic_slice_in_dim(buffer, slot_kept, 1, axis=1))
-            return jax.lax.dynamic_update_slice_in_dim(buffer, new, slot_kept, axis=1)
-        return jax.lax.dynamic_update_slice_in_dim(buffer, new, slot, axis=1)
+    def read(start: Int[Array, " b"], size: int) -> Array:
+        return jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, size))(kv, start)
 
-    cache = LayerCache(write(cache.k, k), write(cache.v, v)) if slots else cache
     if pattern == Pattern.COLUMN:
-
-        def read(x: Array) -> Array:
-            table = x.reshape(x.shape[0], layout.blocks, width, *x.shape[2:])
-            return jax.lax.dynamic_index_in_dim(table, column, axis=2, keepdims=False)
-
-        seen = jnp.arange(layout.blocks) <= row
+        seen = jnp.arange(layout.blocks) <= row[:, None]
+        out = _attend_cached(q[:, None], read(column * layout.blocks, layout.blocks), seen[:, None, None])
     elif pattern == Pattern.PREVIOUS_ROW:
-
-        def read(x: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(x, (row + 1) % 2 * width, width, axis=1)
-
-        seen = None  # in the first row these are zeros, and so is what attention returns
+        out = _attend_cached(q[:, None], read((row + 1) % 2 * width, width))
+        out = jnp.where((row == 0)[:, None, None, None], 0, out)
     else:
+        keys = jax.vmap(lambda count: held_positions(pattern, layout, count))(position + 1)
+        seen = visible(pattern, layout, position[:, None], keys)
+        out = _attend_cached(q[:, None], kv, seen[:, None, None], layout.summary(pattern))
+    return out[:, 0], LayerCache(kv)
 
-        def read(x: Array) -> Array:
-            return x
 
-        seen = visible(pattern, layout, position, held_positions(pattern, layout, position + 1))
-    out = attend(
-        q[:, None], read(cache.k), read(cache.v), None if seen is None else seen[None], layout.summary(pattern)
-    )
-    return out[:, 0], cache
+def _attend_cached(
+    q: Float[Array, "*b q h k"],
+    kv: Shaped[Array, "*b s 2 h k"],
+    seen: Bool[Array, "..."] | None = None,
+    blanks: int = 0,
+) -> Float[Array, "*b q h k"]:
+    return attend(q, kv[..., 0, :, :].astype(q.dtype), kv[..., 1, :, :].astype(q.dtype), seen, blanks)

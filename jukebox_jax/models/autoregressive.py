@@ -75,33 +75,41 @@ class Autoregressive(nn.Module):
         """Caches before the first token."""
         return self.transformer.empty_caches(batch, conditioning.encoded)
 
-    def chunk(
+    def rows(
         self,
         caches: tuple[LayerCache, ...],
         previous: Int[Array, "b t"],
-        position: Int[Array, ""],
+        row: Int[Array, ""],
         count: Int[Array, ""],
         conditioning: Conditioning,
     ) -> tuple[Float[Array, "b t v"], tuple[LayerCache, ...]]:
-        """Logits of the tokens at `position` and after, given for each the one before it; only the first `count`
-        are real: the others do not enter the caches, and their logits are without meaning."""
-        # Positions past the end belong to tokens that are not real: any embedding does for them.
-        where = jnp.minimum(position + jnp.arange(previous.shape[1]), self.config.context - 1)
-        here = self._inputs_at(conditioning.inputs, where)
+        """Logits of the tokens of whole rows from `row` on, given for each the one before it; only the first `count`
+        are real: the logits of the others are without meaning."""
+        where = row * self.config.block_ctx + jnp.arange(previous.shape[1])
+        inputs = conditioning.inputs
+        if inputs is None:
+            here = jnp.zeros((1, 1, self.config.width), jnp.float32)
+        else:  # one row of inputs stands for all positions
+            here = jnp.take(inputs, jnp.minimum(where, inputs.shape[1] - 1), axis=1)
         tokens = jnp.where((where == 0)[:, None], self._start(conditioning)[:, None], self.tokens[previous])
-        h, caches = self.transformer.chunk(tokens + self.positions[where] + here, caches, position, count)
+        h, caches = self.transformer.rows(tokens + self.positions[where] + here, caches, row, count)
         return self.logits(self._leave(h, here)), caches
 
     def step(
         self,
         caches: tuple[LayerCache, ...],
         previous: Int[Array, " b"],
-        position: Int[Array, ""],
+        position: Int[Array, " b"],
         conditioning: Conditioning,
     ) -> tuple[Float[Array, "b v"], tuple[LayerCache, ...]]:
-        """Logits of the token at `position`, given the one before it (ignored at position 0)."""
-        here = self._inputs_at(conditioning.inputs, position)
-        token = jnp.where(position == 0, self._start(conditioning), self.tokens[previous])
+        """Logits of one token of each sequence, the one at its `position`, given the one before it (ignored at
+        position 0)."""
+        inputs = conditioning.inputs
+        if inputs is None:
+            here = jnp.zeros((1, self.config.width), jnp.float32)
+        else:
+            here = inputs[jnp.arange(len(inputs)), jnp.minimum(position, inputs.shape[1] - 1)]
+        token = jnp.where((position == 0)[:, None], self._start(conditioning), self.tokens[previous])
         h, caches = self.transformer.step(token + self.positions[position] + here, caches, position)
         return self.logits(self._leave(h, here)), caches
 
@@ -109,12 +117,6 @@ class Autoregressive(nn.Module):
         if conditioning.start is not None:
             return conditioning.start
         return nn.with_logical_constraint(self.start, (None, None))
-
-    def _inputs_at(self, inputs: Array | None, where: Int[Array, "*t"]) -> Float[Array, ...]:
-        if inputs is None:
-            return jnp.zeros((1,) * (where.ndim + 1) + (self.config.width,), jnp.float32)
-        # One row of inputs stands for all positions.
-        return jnp.take(inputs, jnp.minimum(where, inputs.shape[1] - 1), axis=1)
 
     def _embed_all(self, tokens: Int[Array, "b t"], conditioning: Conditioning) -> Float[Array, "b t d"]:
         start = jnp.broadcast_to(self._start(conditioning), (tokens.shape[0], self.config.width))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Shaped
 
 
 def embedding(module: nn.Module, name: str, rows: int, width: int, std: float, axis: str | None = None) -> Array:
@@ -24,6 +29,58 @@ def look_up(table: Float[Array, "n d"], index: Int[Array, "*b"]) -> Float[Array,
     return nn.with_logical_constraint(table, (None, None))[index]
 
 
+@struct.dataclass
+class Packed:
+    """A kernel arranged for decoding, where reading it is all the work: output by output, and perhaps in int8.
+
+    Attributes:
+      values: the kernel with its input axis last; divided by `scale` if there is one.
+      scale: of each output; None: `values` are the weights themselves.
+    """
+
+    values: Shaped[Array, "*f d"]
+    scale: Float[Array, "*f"] | None = None
+
+
+#: More rows than these are worth a conversion of int8 weights to floating point, after which products are fast.
+_MANY_ROWS = 64
+
+
+def product(x: Float[Array, "*b d"], kernel: Packed | Shaped[Array, "d *f"]) -> Float[Array, "..."]:
+    """x times a kernel, (*b, *f), in the dtype of x.
+
+    With int8 weights, half-precision factors meet the converted weights, as accelerators convert them on the way from
+    memory. A processor would not, so float32 factors become two int8 each (15 bits of the largest in their row), whose
+    products it sums exactly and faster than those of floating-point numbers.
+    """
+    if not isinstance(kernel, Packed):
+        return jnp.tensordot(x, kernel.astype(x.dtype), 1)
+    values, scale = kernel.values, kernel.scale
+    if scale is None:
+        return _with_last(x, values.astype(x.dtype))
+    if x.dtype != jnp.float32 or x.size > _MANY_ROWS * x.shape[-1]:
+        return (_with_last(x, values.astype(x.dtype), jnp.float32) * scale).astype(x.dtype)
+    step = jnp.max(jnp.abs(x), axis=-1, keepdims=True) / 127
+    factors = x / jnp.where(step == 0, 1, step)
+    coarse = jnp.round(factors)
+    fine = jnp.round((factors - coarse) * 254)
+    both = jnp.stack([coarse, fine]).astype(jnp.int8).reshape(-1, x.shape[-1])
+    # With fewer rows, XLA's CPU compiler emits a slow loop of its own.
+    sums = _with_last(jnp.pad(both, ((0, max(0, 4 - len(both))), (0, 0))), values, jnp.int32)
+    sums = sums[: len(both)].reshape(2, *x.shape[:-1], *scale.shape).astype(jnp.float32)
+    return (sums[0] + sums[1] / 254) * step.reshape(*step.shape[:-1], *(1,) * scale.ndim) * scale
+
+
+def _with_last(x: Shaped[Array, "*b d"], values: Shaped[Array, "*f d"], dtype: DTypeLike | None = None) -> Array:
+    return jax.lax.dot_general(x, values, (((x.ndim - 1,), (values.ndim - 1,)), ((), ())), preferred_element_type=dtype)
+
+
+def given_or_drawn(module: nn.Module, name: str, init: Callable[..., Any], *arguments: Any) -> Any:
+    """A parameter of a module, drawn by `init` if it is not given, which may be in an arrangement for decoding."""
+    given = module.get_variable("params", name, None)
+    return given if isinstance(given, Packed | tuple) else module.param(name, init, *arguments)
+
+
 class Linear(nn.Module):
     """y = x w + b with float32 parameters used in the dtype of x; w is (in, out) with std `std`, b starts at zero."""
 
@@ -34,10 +91,10 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        kernel = given_or_drawn(self, "kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (self.axes[1],))
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+        return product(x, kernel) + bias.astype(x.dtype)
 
 
 class Heads(nn.Module):
@@ -55,10 +112,14 @@ class Heads(nn.Module):
         """Those from `first` to `last`."""
         shape, axes = (3, self.heads, self.head_dim), (None, "heads", None)
         init = nn.with_logical_partitioning(nn.initializers.normal(self.std), ("width", *axes))
-        kernel = self.param("kernel", init, (x.shape[-1], *shape), jnp.float32)
+        kernel = given_or_drawn(self, "kernel", init, (x.shape[-1], *shape), jnp.float32)
         bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, axes), shape, jnp.float32)
         part = slice(first, last + 1)
-        y = jnp.einsum("...d,dphk->...phk", x, kernel[:, part].astype(x.dtype)) + bias[part].astype(x.dtype)
+        if isinstance(kernel, Packed):
+            kernel = jax.tree.map(lambda leaf: leaf[part], kernel)
+        else:
+            kernel = kernel[:, part]
+        y = product(x, kernel) + bias[part].astype(x.dtype)
         y = checkpoint_name(y, "qkv")
         return [y[..., index, :, :] for index in range(y.shape[-3])]
 

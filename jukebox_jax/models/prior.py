@@ -148,10 +148,16 @@ class Prior(nn.Module):
         """Everything that stays the same while the tokens of a window are sampled.
 
         Reads, as the config needs them, `artist` (b), `genres` (b, g), `total_bins` (b), `absolute_bins` and
-        `relative_bins` (b, t), `lyrics` (b, s), and `upper` (b, t / ratio), the codes of the level above.
+        `relative_bins` (b, t), `lyrics` (b, s), and `upper` (b, t / ratio), the codes of the level above. With
+        `weights` (b, m), `artist` (b, m) and `genres` (b, m, g) are m of which the start is a blend.
         """
-        c = self.config
-        start = None if c.labels is None else self.labels.start(batch["artist"], batch["genres"])
+        c, start = self.config, None
+        if c.labels is not None and "weights" in batch:
+            artist, genres = batch["artist"], batch["genres"]
+            starts = self.labels.start(artist.reshape(-1), genres.reshape(-1, genres.shape[-1]))
+            start = jnp.einsum("bm,bmd->bd", batch["weights"], starts.reshape(*artist.shape, -1))
+        elif c.labels is not None:
+            start = self.labels.start(batch["artist"], batch["genres"])
         inputs = None
         if c.conditioner is not None:
             inputs = self.conditioner(batch["upper"])
@@ -172,25 +178,25 @@ class Prior(nn.Module):
         """Caches before the first token of the decoder's sequence."""
         return self.decoder.empty_caches(batch, conditioning)
 
-    def chunk(
+    def rows(
         self,
         caches: tuple[LayerCache, ...],
         previous: Int[Array, "b t"],
-        position: Int[Array, ""],
+        row: Int[Array, ""],
         count: Int[Array, ""],
         conditioning: Conditioning,
     ) -> tuple[Float[Array, "b t v"], tuple[LayerCache, ...]]:
-        """Several known positions of the sequence at once; see `Autoregressive.chunk`."""
-        return self.decoder.chunk(caches, previous, position, count, conditioning)
+        """Known tokens of whole rows at once; see `Autoregressive.rows`."""
+        return self.decoder.rows(caches, previous, row, count, conditioning)
 
     def step(
         self,
         caches: tuple[LayerCache, ...],
         previous: Int[Array, " b"],
-        position: Int[Array, ""],
+        position: Int[Array, " b"],
         conditioning: Conditioning,
     ) -> tuple[Float[Array, "b v"], tuple[LayerCache, ...]]:
-        """Logits of the token at `position` of the sequence, given the one before it (ignored at position 0)."""
+        """Logits of one token of each sequence, given the one before it; see `Autoregressive.step`."""
         return self.decoder.step(caches, previous, position, conditioning)
 
 

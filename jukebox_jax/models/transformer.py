@@ -18,13 +18,13 @@ from jukebox_jax.models.attention import (
     Layout,
     Pattern,
     attend_all,
-    attend_chunk,
     attend_next,
+    attend_rows,
     attention_patterns,
     empty_cache,
     record_weights,
 )
-from jukebox_jax.models.layers import Heads, LayerNorm, Linear, quick_gelu
+from jukebox_jax.models.layers import Heads, LayerNorm, Linear, given_or_drawn, quick_gelu
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 #: What the backward pass finds of each layer: everything ("none"), its input only, from which it computes the whole
@@ -186,30 +186,25 @@ class Block(nn.Module):
         q, k, _ = self._project(h, pattern, encoded)
         return record_weights(pattern, q, k, self.config.layout)
 
-    def chunk(
-        self,
-        h: Float[Array, "b t d"],
-        pattern: Pattern,
-        cache: LayerCache,
-        position: Int[Array, ""],
-        count: Int[Array, ""],
+    def rows(
+        self, h: Float[Array, "b t d"], pattern: Pattern, cache: LayerCache, row: Int[Array, ""], count: Int[Array, ""]
     ) -> tuple[Float[Array, "b t d"], LayerCache]:
-        """The layer for the tokens at `position` and after, of which the first `count` enter the cache."""
+        """The layer for the tokens of whole rows from `row` on, of which the first `count` are real."""
         projected = self._project(h, pattern, None)
-        attended, cache = attend_chunk(pattern, cache, *projected, self.config.layout, position, count)
+        attended, cache = attend_rows(pattern, cache, *projected, self.config.layout, row, count)
         return self._finish(h, attended), cache
 
     def step(
-        self, h: Float[Array, "b d"], pattern: Pattern, cache: LayerCache, position: Int[Array, ""]
+        self, h: Float[Array, "b d"], pattern: Pattern, cache: LayerCache, position: Int[Array, " b"]
     ) -> tuple[Float[Array, "b d"], LayerCache]:
-        """The layer for the one token at `position`."""
+        """The layer for one token of each sequence, the one at its `position`."""
         projected = self._project(h, pattern, None)
         attended, cache = attend_next(pattern, cache, *projected, self.config.layout, position)
         return self._finish(h, attended), cache
 
     def encoder_cache(self, encoded: Float[Array, "b s d"]) -> LayerCache:
         """Keys and values of the encoder's states, for a layer that looks at them."""
-        return LayerCache(*self.qkv(encoded, first=1))
+        return LayerCache(jnp.stack(self.qkv(encoded, first=1), axis=2))
 
     def _project(
         self, h: Float[Array, "*b d"], pattern: Pattern, encoded: Float[Array, "b s d"] | None
@@ -221,8 +216,7 @@ class Block(nn.Module):
         (q,) = self.qkv(normed, last=0)
         if encoded is None:
             return [q, None, None]
-        cache = self.encoder_cache(encoded.astype(h.dtype))
-        return [q, cache.k, cache.v]
+        return [q, *self.qkv(encoded.astype(h.dtype), first=1)]
 
     def _finish(self, h: Float[Array, "*b d"], attended: Float[Array, "*b h k"]) -> Float[Array, "*b d"]:
         a = checkpoint_name(self.attention_out(attended.reshape(*h.shape[:-1], -1)), "attention_out")
@@ -234,7 +228,8 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The stack. All layers' parameters stand in one tree with a leading `layers` axis, however they are scanned.
+    """The stack. All layers' parameters stand in one tree with a leading `layers` axis, however they are scanned; only
+    those that decode may come as a tuple, layer by layer (see `sampling.weights`).
 
     `encoded` is, for the attention orders that need it, the states of the lyric encoder (b, s, d).
     """
@@ -242,7 +237,7 @@ class Transformer(nn.Module):
     config: TransformerConfig
 
     def setup(self):
-        self.layers = self.param("layers", self._init_layers)
+        self.layers = given_or_drawn(self, "layers", self._init_layers)
 
     def _init_layers(self, key: Array):
         c = self.config
@@ -309,20 +304,16 @@ class Transformer(nn.Module):
             caches.append(cache)
         return tuple(caches)
 
-    def chunk(
-        self,
-        h: Float[Array, "b t d"],
-        caches: tuple[LayerCache, ...],
-        position: Int[Array, ""],
-        count: Int[Array, ""],
+    def rows(
+        self, h: Float[Array, "b t d"], caches: tuple[LayerCache, ...], row: Int[Array, ""], count: Int[Array, ""]
     ) -> tuple[Float[Array, "b t d"], tuple[LayerCache, ...]]:
-        """All layers for the tokens at `position` and after, of which the first `count` enter the caches."""
-        return self._through(h, caches, position, count, method="chunk")
+        """All layers for the tokens of whole rows from `row` on, of which the first `count` are real."""
+        return self._through(h, caches, row, count, method="rows")
 
     def step(
-        self, h: Float[Array, "b d"], caches: tuple[LayerCache, ...], position: Int[Array, ""]
+        self, h: Float[Array, "b d"], caches: tuple[LayerCache, ...], position: Int[Array, " b"]
     ) -> tuple[Float[Array, "b d"], tuple[LayerCache, ...]]:
-        """All layers for the one token at `position`."""
+        """All layers for one token of each sequence, the one at its `position`."""
         return self._through(h, caches, position, method="step")
 
     def _through(self, h: Array, caches: tuple[LayerCache, ...], *where: Array, method: str):
@@ -336,4 +327,6 @@ class Transformer(nn.Module):
         return h.astype(jnp.float32), tuple(updated)
 
     def _params_of(self, index: int):
+        if isinstance(self.layers, tuple):
+            return self.layers[index]
         return jax.tree.map(lambda x: x[index], self.layers)

@@ -15,8 +15,8 @@ from jukebox_jax.models.attention import (
     Layout,
     Pattern,
     attend_all,
-    attend_chunk,
     attend_next,
+    attend_rows,
     attention_patterns,
     empty_cache,
     held_positions,
@@ -83,13 +83,14 @@ def test_a_whole_sequence_is_the_definition(pattern, layout):
 
 
 NEXT = jax.jit(attend_next, static_argnums=(0, 5))
-CHUNK = jax.jit(attend_chunk, static_argnums=(0, 5))
+ROWS = jax.jit(attend_rows, static_argnums=(0, 5))
 
 
 def start_cache(pattern: Pattern, layout: Layout, k, v) -> LayerCache:
     if pattern == Pattern.ENCODER:
-        return LayerCache(k, v)
-    return empty_cache(pattern, 2, layout, HEADS, HEAD_DIM, jnp.float32)
+        return LayerCache(jnp.stack([k, v], axis=2))
+    # Whatever stood in a cache before is never looked at.
+    return jax.tree.map(lambda x: x + 7, empty_cache(pattern, 2, layout, HEADS, HEAD_DIM, jnp.float32))
 
 
 def part(pattern: Pattern, x, positions):
@@ -98,27 +99,30 @@ def part(pattern: Pattern, x, positions):
 
 @pytest.mark.parametrize("pattern", list(Pattern))
 @settings(max_examples=8, deadline=None)
-@given(known=st.integers(0, 24), chunk=st.sampled_from([2, 7, 24]), seed=st.integers(0, 99))
-def test_chunks_and_then_tokens_equal_the_whole_sequence(pattern, known, chunk, seed):
+@given(known=st.integers(0, 24), rows=st.sampled_from([1, 2, 4]), behind=st.integers(0, 23), seed=st.integers(0, 99))
+def test_rows_and_then_tokens_equal_the_whole_sequence(pattern, known, rows, behind, seed):
     q, k, v = (jnp.asarray(x) for x in random_qkv(pattern, LAYOUT, seed))
     expected = attend_all(pattern, q, k, v, LAYOUT)
-    cache, position = start_cache(pattern, LAYOUT, k, v), 0
-    while position < known:
-        count = min(chunk, known - position)
-        # The rest of the chunk must not matter, whether it lies inside the sequence or past its end.
-        where = np.minimum(position + np.arange(chunk), LAYOUT.length - 1)
-        real = (np.arange(chunk) < count)[:, None, None]
+    cache = start_cache(pattern, LAYOUT, k, v)
+    size = rows * LAYOUT.block_ctx
+    for position in range(0, known, size):
+        count, where = min(size, known - position), np.arange(position, position + size)
+        # What is not known yet must not matter.
+        real = (np.arange(size) < count)[:, None, None]
         q_, k_, v_ = (
             x if x is None else jnp.where(real, x, 9.0)
             for x in (q[:, where], *(part(pattern, x, where) for x in (k, v)))
         )
-        out, cache = CHUNK(pattern, cache, q_, k_, v_, LAYOUT, jnp.asarray(position), jnp.asarray(count))
+        row = jnp.asarray(position // LAYOUT.block_ctx)
+        out, cache = ROWS(pattern, cache, q_, k_, v_, LAYOUT, row, jnp.asarray(count))
         np.testing.assert_allclose(out[:, :count], expected[:, position : position + count], atol=1e-5)
-        position += count
-    for i in range(known, LAYOUT.length):
-        arguments = (q[:, i], part(pattern, k, i), part(pattern, v, i), LAYOUT, jnp.asarray(i))
-        out, cache = NEXT(pattern, cache, *arguments)
-        np.testing.assert_allclose(out, expected[:, i], atol=1e-5)
+    # The second sequence is `behind` steps late, standing still at its first token until then.
+    two = np.arange(2)
+    for i in range(known, LAYOUT.length + behind):
+        late = np.minimum(np.asarray([i, max(i - behind, known)]), LAYOUT.length - 1)
+        new = (q[two, late], *(None if pattern == Pattern.ENCODER else x[two, late] for x in (k, v)))
+        out, cache = NEXT(pattern, cache, *new, LAYOUT, jnp.asarray(late))
+        np.testing.assert_allclose(out, expected[two, late], atol=1e-5)
 
 
 @pytest.mark.parametrize("pattern", list(Pattern))
@@ -127,7 +131,7 @@ def test_token_by_token_in_degenerate_layouts(pattern, layout):
     q, k, v = (jnp.asarray(x) for x in random_qkv(pattern, layout))
     expected, cache = attend_all(pattern, q, k, v, layout), start_cache(pattern, layout, k, v)
     for i in range(layout.length):
-        arguments = (q[:, i], part(pattern, k, i), part(pattern, v, i), layout, jnp.asarray(i))
+        arguments = (q[:, i], part(pattern, k, i), part(pattern, v, i), layout, jnp.full(2, i))
         out, cache = NEXT(pattern, cache, *arguments)
         np.testing.assert_allclose(out, expected[:, i], atol=1e-5)
 

@@ -86,19 +86,18 @@ def test_decoding_with_caches_equals_the_full_forward(config, order):
     assert float(jnp.std(full)) > 0.05  # logits that say something
     conditioning = model.apply(params, batch, method="condition")
     tokens = sequence(config, batch)
-    previous = jnp.pad(tokens, ((0, 0), (1, 5)))
+    previous, width = jnp.pad(tokens, ((0, 0), (1, 0))), config.transformer.block_ctx
     step = jax.jit(lambda *args: model.apply(params, *args, method="step"))
-    chunk = jax.jit(lambda *args: model.apply(params, *args, method="chunk"))
+    rows = jax.jit(lambda *args: model.apply(params, *args, method="rows"))
     for known in (0, 13):
-        caches, position = model.apply(params, 3, conditioning, method="empty_caches"), 0
-        while position < known:
-            count = min(5, known - position)
-            arguments = (previous[:, position : position + 5], jnp.asarray(position), jnp.asarray(count), conditioning)
-            logits, caches = chunk(caches, *arguments)
+        caches = model.apply(params, 3, conditioning, method="empty_caches")
+        for position in range(0, known, width):
+            count, here = min(width, known - position), previous[:, position : position + width]
+            arguments = (here, jnp.asarray(position // width), jnp.asarray(count), conditioning)
+            logits, caches = rows(caches, *arguments)
             np.testing.assert_allclose(logits[:, :count], full[:, position : position + count], atol=2e-5)
-            position += count
         for i in range(known, tokens.shape[1]):
-            logits, caches = step(caches, previous[:, i], jnp.asarray(i), conditioning)
+            logits, caches = step(caches, previous[:, i], jnp.full(3, i), conditioning)
             np.testing.assert_allclose(logits, full[:, i], atol=2e-5)
 
 
