@@ -38,8 +38,9 @@ from jukebox_jax.export.plots import CodebookUsage, LossCurve
 from jukebox_jax.files import folder_lock
 from jukebox_jax.pipeline.dataset import Dataset, RecordReader, open_dataset
 from jukebox_jax.recipe import CODES, LEVELS, Effort, codec_run, prior_run
-from jukebox_jax.sampling.cascade import Request, sample_level
-from jukebox_jax.sampling.decode import SamplingConfig
+from jukebox_jax.sampling.cascade import sample_level
+from jukebox_jax.sampling.drawing import SamplingConfig
+from jukebox_jax.sampling.requests import Request
 from jukebox_jax.training.run import prior_stream, train_run
 from jukebox_jax.training.telemetry import read_metrics
 
@@ -165,15 +166,16 @@ def prior_figures(model: api.Model, tokens: Dataset, batch_size: int = 8) -> dic
     figures = {}
     for level in LEVELS:
         name, prior = f"prior.level_{level}", model.priors[level]
+        params = prior.read_params()
         stream = prior_stream(prior.config, tokens, "validation", batch_size, tokens.labels, shuffle=False)
         train, codes = song_tokens(tokens, "train", level), prior.config.codes
         held_out = list(np.concatenate([batch["tokens"] for batch in held_out_batches(stream)])[: stream.n_windows])
         rng = np.random.default_rng(0)
         shuffle = partial(with_other_artist, artists=len(tokens.labels.artists), rng=rng)
-        figures[f"{name}.bits_per_token"] = held_out_bits(prior.config, prior.params, stream)
+        figures[f"{name}.bits_per_token"] = held_out_bits(prior.config, params, stream)
         figures[f"{name}.unigram_bits"] = unigram_bits(train, held_out, codes)
         figures[f"{name}.bigram_bits"] = bigram_bits(train, held_out, codes)
-        figures[f"{name}.bits_wrong_composer"] = held_out_bits(prior.config, prior.params, stream, change=shuffle)
+        figures[f"{name}.bits_wrong_composer"] = held_out_bits(prior.config, params, stream, change=shuffle)
     return {name: round(value, 4) for name, value in figures.items()}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.parity.fixture import Reader
 from experiments.parity.report import OTHER, Check
 from jukebox_jax.errors import UserError
-from jukebox_jax.sampling.decode import SamplingConfig, filter_logits
+from jukebox_jax.sampling.drawing import SamplingConfig, filter_logits
 
 
 def checks(recorded: Reader) -> Iterator[Check]:

@@ -18,7 +18,8 @@ from jukebox_jax.interop.layout import conditioner_names, prior_from_state, prio
 from jukebox_jax.labels.timing import timing_bins
 from jukebox_jax.models.prior import Prior, PriorConfig, music_codes, prior_loss, sequence
 from jukebox_jax.models.vqvae import VQVAEConfig
-from jukebox_jax.sampling.decode import SamplingConfig, sample_window, song_keys
+from jukebox_jax.sampling.drawing import SamplingConfig, song_keys
+from jukebox_jax.sampling.engine import sample_window
 
 
 def checks(recorded: Reader) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from jukebox_jax.models.vqvae import Codec, VQVAEConfig, init_codec
 
 #: Folder names of a whole cascade: the codec and one prior per level, level 0 at the bottom.
 CODEC_FOLDER = "vqvae"
+_EDGE_BYTES = 2**16
 
 
 def level_folder(level: int) -> str:
@@ -41,12 +43,26 @@ class TrainedCodec:
 
 @dataclass(frozen=True)
 class TrainedPrior:
-    """A prior, the names its label ids stand for (None if it takes no labels), and the hash of its tokens' codec."""
+    """A prior, the names its label ids stand for (None if it takes no labels), and the hash of its tokens' codec.
+
+    Its parameters are in memory, or stay in the folder `source` until they are read.
+    """
 
     config: PriorConfig
-    params: dict
+    params: dict | None
     labels: LabelTable | None
     codec_hash: str
+    source: str = ""
+
+    def read_params(self) -> dict:
+        """The parameters in float32, as a tree of its own.
+
+        Raises:
+          UserError: they cannot be read from where they are, or are not this config's.
+        """
+        if self.params is not None:
+            return jax.tree.map(lambda leaf: leaf, self.params)
+        return _load_weights(self.source)["params"]
 
 
 def codec_hash(config: VQVAEConfig, codec: Codec) -> str:
@@ -82,10 +98,41 @@ def load_prior(folder: os.PathLike | str) -> TrainedPrior:
     Raises:
       UserError: no checkpoint there, a damaged one, or one that is not a prior's.
     """
+    prior = find_prior(folder)
+    return dataclasses.replace(prior, params=prior.read_params())
+
+
+def find_prior(folder: os.PathLike | str) -> TrainedPrior:
+    """A prior whose parameters stay where they are until somebody reads them; what is there is checked now.
+
+    Raises:
+      UserError: no checkpoint there, a damaged one, or one that is not a prior's.
+    """
     config, labels, codec = load_prior_config(folder)
-    params = _load_weights(folder)["params"]
-    _check_shapes(folder, params, lambda: init_params(config, jax.random.key(0)))
-    return TrainedPrior(config, params, labels, codec)
+    # A compact model is small, and read to be checked.
+    small = compact.is_compact(folder)
+    stored = compact.load(folder) if small else store.stored_model(folder)
+    _check_shapes(folder, stored["params"], lambda: init_params(config, jax.random.key(0)))
+    return TrainedPrior(config, stored["params"] if small else None, labels, codec, str(folder))
+
+
+def prior_fingerprint(prior: TrainedPrior) -> str:
+    """Tells priors apart without reading all of their weights: SHA-256 over the config and, of every stored file, name,
+    size, beginning and end; over all weights if they are in memory only."""
+    digest = hashlib.sha256(json.dumps(config_lib.to_dict(prior.config), sort_keys=True).encode())
+    if not prior.source:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(prior.params):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+    for path in store.weight_files(prior.source):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_EDGE_BYTES))
+            file.seek(max(0, size - _EDGE_BYTES))
+            digest.update(file.read(_EDGE_BYTES))
+    return digest.hexdigest()
 
 
 def load_prior_config(folder: os.PathLike | str) -> tuple[PriorConfig, LabelTable | None, str]:

@@ -134,6 +134,27 @@ def load_model(
         raise UserError(f"The checkpoint in {folder} cannot be read ({error}): restore it or train it again.") from None
 
 
+def weight_files(folder: os.PathLike | str) -> list[Path]:
+    """The files of the checkpoint that `load_model` would read, and of a compact model its one file, in order."""
+    folder, step = _existing(folder)
+    if (folder / CHECKPOINTS).is_dir():
+        folder = folder / CHECKPOINTS / str(chosen_step(folder, step))
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def stored_model(folder: os.PathLike | str) -> PyTree:
+    """What `load_model` would read, as a tree of leaves with shape and dtype; nothing but metadata is read.
+
+    Raises:
+      UserError: as `load_model`, but for damage within arrays.
+    """
+    folder, step = _existing(folder)
+    try:
+        return _open_weights(folder, step)[0]
+    except UnreadableError as error:
+        raise UserError(f"The checkpoint in {folder} cannot be read ({error}): restore it or train it again.") from None
+
+
 def _open_weights(folder: Path, step: str | None) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """The stored weights' shapes and dtypes, and the function that reads them into an abstract tree."""
     if (folder / _WEIGHTS).is_dir():

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32, Int
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.attention import Pattern
 from jukebox_jax.models.prior import Prior, PriorConfig
-from jukebox_jax.sampling.cascade import Level, Request, SongLabels, song_labels, window_conditioning, window_lyrics
+from jukebox_jax.sampling.requests import Level, Request, SongLabels, song_labels, window_conditioning, window_lyrics
 from jukebox_jax.sampling.windows import hop_tokens, window_starts
 
 
@@ -46,7 +46,7 @@ def alignment(
     padded = np.pad(tokens, ((0, 0), (0, max(0, config.n_ctx - count)))).astype(np.int32)
     total = padded.shape[1]
     hop = hop_tokens(config.n_ctx, hop_fraction, level.ratio, total, config.level)
-    results = []
+    params, results = level.prior.read_params(), []
     for codes, song in zip(padded, songs, strict=True):
         labels = song_labels(level.prior, song)
         characters = len(labels.lyrics)
@@ -54,7 +54,7 @@ def alignment(
         for start in reversed(window_starts(total, config.n_ctx, hop)):
             end = start + config.n_ctx
             batch = {"tokens": codes[None, start:end], **window_conditioning(level, [labels], start)}
-            weights = _weights(config, level.prior.params, {name: jnp.asarray(x) for name, x in batch.items()}, layer)
+            weights = _weights(config, params, {name: jnp.asarray(x) for name, x in batch.items()}, layer)
             matrix[start:end, window_lyrics(level, labels, start).indices] = np.asarray(weights[0, head])
         results.append(matrix[:count, :characters])
     return results

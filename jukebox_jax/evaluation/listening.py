@@ -20,7 +20,8 @@ from jukebox_jax.evaluation.prior import Windows
 from jukebox_jax.models.codebook import Codebook
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode, encode
-from jukebox_jax.sampling.decode import SamplingConfig, sample_window, song_keys
+from jukebox_jax.sampling.drawing import SamplingConfig, song_keys
+from jukebox_jax.sampling.engine import sample_window
 
 #: How many windows are listened to, spread over the held-out songs; always the same ones.
 ITEMS = 3

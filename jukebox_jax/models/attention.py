@@ -138,7 +138,8 @@ def visible(
 def attention_weights(
     q: Float[Array, "*b q h k"],
     k: Float[Array, "*b s h k"],
-    seen: Bool[Array, "... #q #s"] | None = None,
+    seen: Bool[Array, (... #q #s
+)] | None = None,
     blanks: int = 0,
 ) -> Float[Array, "*b h q _"]:
     """Softmax over keys, in float32; products in the dtype of the arguments.
@@ -161,7 +162,8 @@ def attend(
     q: Float[Array, "*b q h k"],
     k: Float[Array, "*b s h k"],
     v: Float[Array, "*b s h k"],
-    seen: Bool[Array, "... #q #s"] | None = None,
+    seen: Bool[Array, (... #q #s
+)] | None = None,
     blanks: int = 0,
 ) -> Float[Array, "*b q h k"]:
     """Attention of q queries over s keys and `blanks` blank ones; see `attention_weights`."""
@@ -427,7 +429,7 @@ def attend_next(
 def _attend_cached(
     q: Float[Array, "*b q h k"],
     kv: Shaped[Array, "*b s 2 h k"],
-    seen: Bool[Array, "..."] | None = None,
+    seen: Bool[Array, ...] | None = None,
     blanks: int = 0,
 ) -> Float[Array, "*b q h k"]:
     return attend(q, kv[..., 0, :, :].astype(q.dtype), kv[..., 1, :, :].astype(q.dtype), seen, blanks)

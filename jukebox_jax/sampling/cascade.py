@@ -1,155 +1,161 @@
-"""A song from nothing, or from its beginning: top level, then each upsampler over the level above (spec: sampling,
-sections 2 and 3)."""
+"""The levels of songs: every song's windows one after another, all songs side by side (spec: sampling, section 3)."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Array, Int, Int32, Key
 
-from jukebox_jax.checkpoint.models import TrainedPrior
-from jukebox_jax.errors import UserError
-from jukebox_jax.labels.ids import LabelTable, Match, normalise
-from jukebox_jax.labels.lyrics import LyricWindow, lyric_window
-from jukebox_jax.labels.timing import timing_bins
-from jukebox_jax.sampling.decode import SamplingConfig, sample_window, song_keys
-from jukebox_jax.sampling.windows import Window, batch_sizes, hop_tokens, plan
+from jukebox_jax.models.prior import batch_spec
+from jukebox_jax.sampling.drawing import SamplingConfig, song_keys
+from jukebox_jax.sampling.engine import Engine, Entry, make_engine
+from jukebox_jax.sampling.requests import Level, Request, SongLabels, level_windows, song_labels, window_conditioning
+from jukebox_jax.sampling.weights import Precision, decoding_config, pack
+from jukebox_jax.sampling.windows import Window, segments
+
+#: Tokens drawn before the host looks at what there is: few enough to be interrupted soon, too many to cost time.
+TURNS = 256
 
 
-@dataclass(frozen=True)
-class Request:
-    """What one song should be. `total_samples` is the length of the imagined whole song, in which the sampled part
-    starts at `offset_samples` and over which `lyrics` are sung; `index` distinguishes songs of one seed."""
+@dataclass(eq=False)
+class Part:
+    """Windows of one level of a song that follow each other: all of them, or a segment that is sampled beside others.
 
-    index: int
-    total_samples: int
-    offset_samples: int = 0
-    artist: str = "unknown"
-    genre: str = "unknown"
-    lyrics: str = ""
+    Attributes:
+      song: its place among the songs.
+      number: which of the song's segments; 0 if there is but one.
+      windows: those left to sample; a segment that is not the first begins with a window of which nothing is given.
+      tokens: the level so far, whole length, filled in window by window.
+      begin: the first token that is this part's own: what a segment samples before it only leads up to it.
+      upper: the song's tokens of the level above.
+    """
+
+    song: int
+    number: int
+    labels: SongLabels
+    key: Key[Array, ""]
+    sampling: SamplingConfig
+    windows: deque[Window]
+    tokens: Int32[np.ndarray, " t"]
+    begin: int
+    upper: Int[np.ndarray, " u"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class SongLabels:
-    """A request in the numbers of one prior.
+class Finished:
+    """A window that has been sampled, or been read from a journal."""
 
-    Attributes:
-      artist: its id, of no account if the prior takes no labels.
-      genres: as many ids as the prior takes, -1 where there is none.
-      lyrics: the tokens of the whole song's lyrics.
+    part: Part
+    window: Window
+
+    @property
+    def new(self) -> slice:
+        """Its new tokens, counted in the level."""
+        return slice(self.window.start + self.window.given, self.window.start + self.window.target)
+
+
+def make_parts(
+    level: Level,
+    songs: Sequence[Request] | Sequence[SongLabels],
+    totals: Sequence[int],
+    *,
+    seeds: Sequence[int],
+    sampling: Sequence[SamplingConfig],
+    hop_fraction: float,
+    given: Sequence[Int[np.ndarray, " _"]],
+    upper: Sequence[Int[np.ndarray, " u"]] | None = None,
+    overrun: bool = False,
+    n_segments: int = 1,
+) -> list[Part]:
+    """The parts of a level for songs that become `totals` tokens long after those `given`; no song need be like others.
+
+    Args:
+      upper: tokens of the level above, for an upsampler.
+      overrun: sample as many tokens as the original would after a prompt (see `windows.plan`).
+      n_segments: into how many parts the windows of each song are cut, at most; with more than one the result is an
+        approximation (see `windows.segments`).
     """
-
-    index: int
-    total_samples: int
-    offset_samples: int
-    artist: int
-    genres: tuple[int, ...]
-    lyrics: Int32[np.ndarray, " l"]
-
-
-@dataclass(frozen=True)
-class Level:
-    """One level of the cascade: its prior, samples per token, tokens per token of the level above (1 at the top)."""
-
-    prior: TrainedPrior
-    hop_samples: int
-    ratio: int
-    sample_rate: int
+    parts = []
+    for index, (song, total, known) in enumerate(zip(songs, totals, given, strict=True)):
+        labels = song_labels(level.prior, song)
+        (key,) = song_keys(seeds[index], jnp.asarray([labels.index]), level.prior.config.level)
+        windows = level_windows(level, total, hop_fraction, len(known), overrun)
+        length = max([len(known), *(window.start + window.target for window in windows)])
+        for number, (segment, begin) in enumerate(segments(windows, n_segments)):
+            tokens = np.zeros(length, np.int32)
+            tokens[: len(known)] = known
+            above = None if upper is None else upper[index]
+            parts.append(Part(index, number, labels, key, sampling[index], deque(segment), tokens, begin, above))
+    return parts
 
 
-# ---- What is asked for ------------------------------------------------------------------------------------------
+def sample_parts(engine: Engine, level: Level, parts: Sequence[Part]) -> Iterator[Finished | int]:
+    """Samples what is left of the parts; yields every window as it is finished, and in between how many tokens have
+    been drawn since the last time.
 
-
-def check_request(levels: Sequence[Level], sample_length: int, hop_fractions: Sequence[float]) -> None:
-    """Refuses what could not be sampled, before any work (level 0 first in both sequences).
-
-    Raises:
-      UserError: a length that no hop divides, too short a song for the upsamplers' windows, or a bad hop fraction.
+    Parts take the slots in their order; a slot that has become free goes to its part's next window, or the next part.
     """
-    top = levels[-1].hop_samples
-    if sample_length < top or sample_length % top:
-        valid = max(1, round(sample_length / top)) * top
-        raise UserError(
-            f"A sample_length of {sample_length} samples is not a multiple of the top hop {top}: use {valid}."
-        )
-    if len(hop_fractions) != len(levels):
-        raise UserError(f"hop_fractions are {len(hop_fractions)} numbers: give {len(levels)}, one for each level.")
-    for level, fraction in zip(levels, hop_fractions, strict=True):
-        config = level.prior.config
-        total = sample_length // level.hop_samples
-        if config.conditioner is not None and total < config.n_ctx:
-            least = config.n_ctx * level.hop_samples
-            raise UserError(
-                f"{sample_length / level.sample_rate:.2f} s is less than a window of level {config.level}: "
-                f"ask for at least {least / level.sample_rate:.2f} s ({least} samples)."
-            )
-        hop_tokens(config.n_ctx, fraction, level.ratio, total, config.level)
-
-
-def song_labels(prior: TrainedPrior, song: Request | SongLabels) -> SongLabels:
-    """A request in the numbers of a prior; what is in numbers already stays as it is.
-
-    Raises:
-      UserError: a genre of more words than the prior takes, or lyrics that cannot be spelled on this machine.
-    """
-    if isinstance(song, SongLabels):
-        return song
-    config, artist, genres = prior.config, 0, ()
-    if config.labels is not None:
-        artist = prior.labels.artist_id(song.artist)
-        genres = tuple(prior.labels.genre_ids(song.genre, config.labels.max_genres))
-    lyrics = np.zeros(0, np.int32) if config.lyrics is None else config.lyrics.text.tokens(song.lyrics)
-    return SongLabels(song.index, song.total_samples, song.offset_samples, artist, genres, lyrics)
-
-
-def check_songs(level: Level, songs: Sequence[SongLabels], windows: Sequence[Window]) -> None:
-    """Raises UserError if the prior cannot be told what it has to be in one of these windows (of `level_windows`)."""
-    for window in [*windows[:1], *windows[-1:]]:
-        window_conditioning(level, songs, window.start)
-
-
-def unknown_names(priors: Sequence[TrainedPrior], artist: str, genre: str) -> list[str]:
-    """A sentence for each name (of a genre of several words, each word) that some prior of the cascade takes as
-    unknown, with the closest names that it knows. Priors come level 0 first."""
-    levels = [prior.config.level for prior in priors if prior.labels]
-    missed: dict[tuple[str, str], list[int]] = {}
-    closest: dict[tuple[str, str], tuple[str, ...]] = {}
-    for prior in reversed(priors):
-        if not prior.labels:
+    waiting, running = deque(part for part in parts if part.windows), {}
+    slots = engine.empty()
+    while waiting or running:
+        entries = {}
+        for slot in range(engine.slots):
+            if slot not in running and waiting:
+                running[slot] = waiting.popleft()
+                entries[slot] = _entry(level, running[slot])
+        if entries:
+            slots = engine.admit(slots, entries)
+        before = np.asarray(slots.position)
+        slots = engine.advance(slots, TURNS)
+        position = np.asarray(slots.position)
+        yield int(np.sum(position - before))
+        done = [slot for slot in running if position[slot] == np.asarray(slots.target)[slot]]
+        if not done:
             continue
-        matches = [(("artist", artist), prior.labels.artist(artist))]
-        matches += [(("genre", word), match) for word, match in _genre_words(prior.labels, genre)]
-        for name, match in matches:
-            if not match.known:
-                missed.setdefault(name, []).append(prior.config.level)
-                closest.setdefault(name, match.closest)
-    sentences = []
-    for (kind, name), where in missed.items():
-        who = "The model" if len(where) == len(levels) else f"The prior of level {' and '.join(map(str, where))}"
-        near = f" The closest it knows: {', '.join(closest[kind, name])}." if closest[kind, name] else ""
-        sentences.append(f'{who} does not know the {kind} "{name}" and takes it as unknown.{near}')
-    return sentences
+        codes = engine.codes(slots)
+        for slot in done:
+            part = running.pop(slot)
+            finished = Finished(part, part.windows.popleft())
+            part.tokens[finished.new] = codes[slot, finished.window.given : finished.window.target]
+            if part.windows:
+                waiting.appendleft(part)
+            yield finished
 
 
-def _genre_words(labels: LabelTable, genre: str) -> list[tuple[str, Match]]:
-    matches = labels.genres_of(genre)
-    words = normalise(genre, "v2").split("_") if len(matches) > 1 else [genre]
-    return list(zip(words, matches, strict=True))
+def _entry(level: Level, part: Part) -> Entry:
+    """A part's next window."""
+    window, n_ctx = part.windows[0], level.prior.config.n_ctx
+    known = window.start + window.given
+    batch = {name: rows[0] for name, rows in window_conditioning(level, [part.labels], window.start, known).items()}
+    codes = np.zeros(n_ctx, np.int32)
+    codes[: window.given] = part.tokens[window.start : known]
+    batch["tokens"] = codes
+    if "upper" in batch_spec(level.prior.config):
+        above = slice(window.start // level.ratio, (window.start + n_ctx) // level.ratio)
+        batch["upper"] = part.upper[above]
+    return Entry(batch, window.given, window.target, window.start, part.key, part.sampling)
 
 
-# ---- Sampling ---------------------------------------------------------------------------------------------------
+def joined(parts: Sequence[Part], song: int) -> Int32[np.ndarray, " t"]:
+    """A song's tokens from its finished parts."""
+    ours = [part for part in parts if part.song == song]
+    tokens = ours[0].tokens.copy()
+    for part, following in zip(ours, [*ours[1:], None], strict=True):
+        own = slice(part.begin, None if following is None else following.begin)
+        tokens[own] = part.tokens[own]
+    return tokens
 
 
-def level_windows(level: Level, total: int, hop_fraction: float, have: int = 0, overrun: bool = False) -> list[Window]:
-    """The windows that take a level from its first `have` tokens to `total` (see `windows.plan`); raises as
-    `hop_tokens`."""
+def level_engine(level: Level, batch_size: int, precision: Precision = "float32") -> Engine:
+    """An engine with the level's weights, which are read for it."""
     config = level.prior.config
-    hop = hop_tokens(config.n_ctx, hop_fraction, level.ratio, total, config.level)
-    return plan(total, config.n_ctx, hop, have, overrun)
+    weights = pack(level.prior.read_params(), config, precision, batch_size)
+    return make_engine(decoding_config(config, precision), weights, batch_size)
 
 
 def sample_level(
@@ -161,101 +167,28 @@ def sample_level(
     sampling: SamplingConfig,
     hop_fraction: float,
     batch_size: int,
-    upper: Int[np.ndarray, "n u"] | None = None,
-    given: Int[np.ndarray, "n g"] | None = None,
+    upper: Sequence[Int[np.ndarray, " u"]] | Int[np.ndarray, "n u"] | None = None,
+    given: Sequence[Int[np.ndarray, " g"]] | Int[np.ndarray, "n g"] | None = None,
     overrun: bool = False,
+    precision: Precision = "float32",
+    n_segments: int = 1,
     progress: bool = False,
 ) -> Int[np.ndarray, "n t"]:
-    """Samples one level for every song up to `total` tokens, after those `given`.
-
-    Songs are sampled in batches of exactly `batch_size` (the last is padded), because at one compiled size a song's
-    tokens do not depend on its neighbours.
-
-    Args:
-      upper: tokens of the level above, for an upsampler.
-      overrun: sample as many tokens as the original would after a prompt (see `windows.plan`).
-
-    Returns:
-      All tokens: `total`, or more if more were given, or sampled by `overrun`.
-    """
+    """One level of songs of the same length and settings: all tokens, those `given` (as many of each song) first."""
     from tqdm import tqdm
 
-    config = level.prior.config
-    labels = [song_labels(level.prior, song) for song in songs]
-    have = 0 if given is None else given.shape[1]
-    windows = level_windows(level, total, hop_fraction, have, overrun)
-    tokens = np.zeros((len(labels), max([have, *(window.start + window.target for window in windows)])), np.int32)
-    if given is not None:
-        tokens[:, :have] = given
-
-    new = tokens.shape[1] - have
-    described = f"level {config.level}"
-    with tqdm(total=len(labels) * new, desc=described, unit="token", file=sys.stderr, disable=not progress) as bar:
-        first = 0
-        for real in batch_sizes(len(labels), batch_size):
-            slots = np.minimum(first + np.arange(batch_size), len(labels) - 1)
-            batch_labels, rows = [labels[slot] for slot in slots], tokens[slots]
-            keys = song_keys(seed, jnp.asarray([song.index for song in batch_labels]), config.level)
-            for window in windows:
-                known, end = window.start + window.given, window.start + window.target
-                codes = np.zeros((batch_size, config.n_ctx), np.int32)
-                codes[:, : window.given] = rows[:, window.start : known]
-                batch = {"tokens": codes, **window_conditioning(level, batch_labels, window.start)}
-                if upper is not None:
-                    above = slice(window.start // level.ratio, (window.start + config.n_ctx) // level.ratio)
-                    batch["upper"] = upper[slots, above]
-                sampled = sample_window(
-                    config,
-                    sampling,
-                    level.prior.params,
-                    {name: jnp.asarray(value) for name, value in batch.items()},
-                    keys,
-                    given=window.given,
-                    target=window.target,
-                    first=window.start,
-                )
-                rows[:, known:end] = np.asarray(sampled)[:, window.given : window.target]
-                bar.update(real * (end - known))
-            tokens[first : first + real] = rows[:real]
-            first += real
-    return tokens
+    known = [np.zeros(0, np.int32)] * len(songs) if given is None else list(given)
+    settings = {"seeds": [seed] * len(songs), "sampling": [sampling] * len(songs), "hop_fraction": hop_fraction}
+    extra = {"overrun": overrun, "n_segments": n_segments}
+    parts = make_parts(level, songs, [total] * len(songs), given=known, upper=upper, **settings, **extra)
+    engine = level_engine(level, batch_size, precision)
+    described = f"level {level.prior.config.level}"
+    with tqdm(total=_work(parts), desc=described, unit="token", file=sys.stderr, disable=not progress) as bar:
+        for event in sample_parts(engine, level, parts):
+            if isinstance(event, int):
+                bar.update(event)
+    return np.stack([joined(parts, song) for song in range(len(songs))])
 
 
-def window_conditioning(level: Level, songs: Sequence[SongLabels], start: int) -> dict[str, Int[np.ndarray, " b *t"]]:
-    """What the prior is told, besides tokens, of the window that starts at token `start`: label ids, and as it takes
-    them, timing bins and lyrics. The timing is that of the whole window even where less is sampled.
-
-    Raises:
-      UserError: a window outside the song, or outside what the prior was built for.
-    """
-    config, arrays = level.prior.config, {}
-    if config.labels is not None:
-        arrays["artist"] = np.asarray([song.artist for song in songs], np.int32)
-        arrays["genres"] = np.asarray([song.genres for song in songs], np.int32)
-    if config.has_timing:
-        bins = [
-            timing_bins(
-                song.total_samples,
-                song.offset_samples + start * level.hop_samples,
-                config.n_ctx * level.hop_samples,
-                config.n_ctx,
-                config.labels.time_bins,
-                config.labels.min_duration_seconds,
-                config.labels.max_duration_seconds,
-                level.sample_rate,
-            )
-            for song in songs
-        ]
-        names = ("total", "absolute", "relative")
-        arrays |= {f"{name}_bins": np.stack([getattr(b, name) for b in bins]) for name in names}
-    if config.lyrics is not None:
-        arrays["lyrics"] = np.stack([window_lyrics(level, song, start).tokens for song in songs])
-    return arrays
-
-
-def window_lyrics(level: Level, song: SongLabels, start: int) -> LyricWindow:
-    """The lyrics around the window that starts at token `start`, placed in float32 as the original does here."""
-    config = level.prior.config
-    offset = song.offset_samples + start * level.hop_samples
-    duration = config.n_ctx * level.hop_samples
-    return lyric_window(song.lyrics, config.lyrics.tokens, song.total_samples, offset, duration, precision="float32")
+def _work(parts: Sequence[Part]) -> int:
+    return sum(window.target - window.given for part in parts for window in part.windows)

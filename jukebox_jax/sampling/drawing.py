@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jukebox_jax.errors import UserError
 
@@ -51,24 +51,24 @@ def draw(logits: Float[Array, "b v"], drawing: Drawing, where: Int[Array, " b"])
     logits = logits / drawing.temperature[:, None]
     # Sorting costs more than everything else here, and is hardly ever asked for.
     some = jnp.any((drawing.top_k > 0) | (drawing.top_p > 0))
-    logits = jax.lax.cond(
-        some, lambda x: jnp.where(allowed(x, drawing.top_k, drawing.top_p), x, -jnp.inf), lambda x: x, logits
-    )
+    logits = jax.lax.cond(some, lambda x: filter_logits(x, drawing.top_k, drawing.top_p), lambda x: x, logits)
     keys = jax.vmap(jax.random.fold_in)(drawing.key, where)
     return jax.vmap(jax.random.categorical)(keys, logits)
 
 
-def allowed(logits: Float[Array, "b v"], top_k: Int[Array, " b"], top_p: Float[Array, " b"]) -> Bool[Array, "b v"]:
-    """Which tokens may be drawn.
+def filter_logits(
+    logits: Float[Array, "b v"], top_k: int | Int[Array, " b"] = 0, top_p: float | Float[Array, " b"] = 0.0
+) -> Float[Array, "b v"]:
+    """Sets to -inf what may not be drawn.
 
-    `top_k` allows the k largest and all ties with the k-th, 0 all; `top_p` the most likely tokens up to and including
-    the one whose cumulative probability crosses p, 0 all.
+    `top_k` keeps the k largest and all ties with the k-th, 0 all; `top_p` keeps the most likely tokens up to and
+    including the one whose cumulative probability crosses p, 0 all.
     """
+    top_k, top_p = (jnp.broadcast_to(jnp.asarray(x), logits.shape[:1])[:, None] for x in (top_k, top_p))
     order = jnp.argsort(-logits, axis=-1)
     ranked = jnp.take_along_axis(logits, order, axis=-1)
-    last = jnp.clip(top_k - 1, 0, logits.shape[-1] - 1)
-    large = logits >= jnp.take_along_axis(ranked, last[:, None], axis=-1)
-    crossed = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1) > top_p[:, None]
+    large = logits >= jnp.take_along_axis(ranked, jnp.clip(top_k - 1, 0, logits.shape[-1] - 1), axis=-1)
+    crossed = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1) > top_p
     crossed = jnp.pad(crossed[:, :-1], ((0, 0), (1, 0)))
     likely = ~jnp.take_along_axis(crossed, jnp.argsort(order, axis=-1), axis=-1)
-    return (large | (top_k == 0)[:, None]) & (likely | (top_p == 0)[:, None])
+    return jnp.where((large | (top_k == 0)) & (likely | (top_p == 0)), logits, -jnp.inf)

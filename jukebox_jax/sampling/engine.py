@@ -2,8 +2,8 @@
 
 Two programs do all the work, compiled once for a prior and a batch size. `admit` puts a window into a slot: it computes
 the conditioning, and takes in all known tokens in large chunks of whole attention rows. `advance` then draws a token a
-turn for every slot, on the device, until a window is done or a number of turns is over. A window that is done makes room
-for the next, of whatever song, while the others go on.
+turn for every slot, on the device, until a window is done or a number of turns is over. A window that is done makes
+room for the next, of whatever song, while the others go on.
 
 `admit` works on one window at a time and rows of a batch do not meet in `advance`: at one batch size a song's tokens do
 not depend on its neighbours, its slot, or when it was admitted. On several devices each has slots of its own, and
@@ -12,7 +12,7 @@ what is said of a batch holds for the batch of a device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,12 +28,11 @@ from jukebox_jax.models.attention import LayerCache, empty_cache
 from jukebox_jax.models.autoregressive import Conditioning
 from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec, music_codes, sequence
 from jukebox_jax.parallel.mesh import make_mesh
+from jukebox_jax.sampling.blends import MOST_PAIRS
 from jukebox_jax.sampling.drawing import Drawing, SamplingConfig, draw
 
 #: Known tokens taken in at once, at most: enough to keep a device busy, few enough for its memory.
 PREFILL_TOKENS = 1024
-#: Weighted pairs of artist and genre that a song may be a blend of.
-BLEND = 8
 
 _DATA = "replica"  # the mesh axis that slots lie along
 _ALONG = PartitionSpec(_DATA)
@@ -67,21 +66,19 @@ class Entry:
 
     Attributes:
       batch: of one song, without batch axis: `tokens` (n_ctx), of which the first `given` are read, and the inputs of
-        `Prior.condition`; `artist` (m) and `genres` (m, g) may be several, of which the song is a blend.
-      weights: of the pairs of artist and genre; None: there is one.
+        `Prior.condition`; of a blend `artist` (m), `genres` (m, g) and `weights` (m).
       given, target: how many tokens are known before and after.
       first: position of the window's first token in the whole level. A token's key is folded from its own position, so
         it does not depend on how windows are cut.
       key: of `song_keys`, a scalar.
     """
 
-    batch: Mapping[str, Int[np.ndarray, "..."]]
+    batch: Mapping[str, Any]
     given: int
     target: int
     first: int
     key: Key[Array, ""]
     sampling: SamplingConfig
-    weights: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,24 +135,15 @@ def make_engine(config: PriorConfig, weights: dict[str, Any], batch_size: int, m
 def _arrays(config: PriorConfig, slot: int, entry: Entry) -> dict[str, Any]:
     """An entry as arrays of fixed shapes, with a batch axis of 1 where the models want one."""
     batch = {name: np.asarray(entry.batch[name], np.int32) for name in batch_spec(config)}
-    arrays: dict[str, Any] = {
-        "slot": np.int32(slot),
-        "given": np.int32(config.prefix + entry.given),
-        "target": np.int32(config.prefix + entry.target),
-        "first": np.int32(entry.first - config.prefix),
-        "key": entry.key,
-        "temperature": np.float32(entry.sampling.temperature),
-        "top_k": np.int32(entry.sampling.top_k),
-        "top_p": np.float32(entry.sampling.top_p),
-    }
     if config.labels is not None:
         artist = np.atleast_1d(batch["artist"])
-        missing = BLEND - len(artist)
+        missing = MOST_PAIRS - len(artist)
         batch["artist"] = np.pad(artist, (0, missing))
         batch["genres"] = np.pad(batch["genres"].reshape(len(artist), -1), ((0, missing), (0, 0)))
-        weights = np.ones(1) if entry.weights is None else np.asarray(entry.weights)
-        batch["weights"] = np.pad(weights, (0, missing)).astype(np.float32)
-    return arrays | {"batch": {name: value[None] for name, value in batch.items()}}
+        weights = np.asarray(entry.batch.get("weights", np.ones(1)), np.float32)
+        batch["weights"] = np.pad(weights, (0, missing))
+    arrays = _where_and_how(config, entry.given, entry.target, entry.first, entry.sampling)
+    return arrays | {"slot": np.int32(slot), "key": entry.key, "batch": {k: x[None] for k, x in batch.items()}}
 
 
 def prefill_rows(config: PriorConfig) -> int:
@@ -228,29 +216,75 @@ def _admit_one(config: PriorConfig, weights: dict[str, Any], slots: Slots, entry
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _advance(config: PriorConfig, mesh: Mesh, weights: dict[str, Any], slots: Slots, turns: Int[Array, ""]) -> Slots:
-    prior, last = Prior(config), config.transformer.context - 1
+    specs = (PartitionSpec(), _ALONG, PartitionSpec())
+    return _on_every_device(partial(_take_turns, config), mesh, specs)(weights, slots, turns)
 
-    def on_device(weights, slots, turns):
-        rows = jnp.arange(len(slots.position))
-        busy = slots.position < slots.target
 
-        def going(carry):
-            slots, left = carry
-            return (left > 0) & jnp.any(busy) & jnp.all((slots.position < slots.target) == busy)
+def _take_turns(config: PriorConfig, weights: dict[str, Any], slots: Slots, turns: Int[Array, ""]) -> Slots:
+    prior, last, rows = Prior(config), config.transformer.context - 1, jnp.arange(len(slots.position))
+    busy = slots.position < slots.target
 
-        def turn(carry):
-            slots, left = carry
-            here = jnp.minimum(slots.position, last)  # what an idle slot does is of no account
-            previous = slots.tokens[rows, jnp.maximum(here - 1, 0)]
-            conditioning = Conditioning(slots.start, slots.inputs)
-            logits, caches = prior.apply({"params": weights}, slots.caches, previous, here, conditioning, method="step")
-            token = draw(logits, slots.drawing, slots.first + here).astype(jnp.int32)
-            tokens = slots.tokens.at[rows, here].set(jnp.where(busy, token, slots.tokens[rows, here]))
-            return slots.replace(caches=caches, tokens=tokens, position=slots.position + busy), left - 1
+    def going(carry):
+        slots, left = carry
+        return (left > 0) & jnp.any(busy) & jnp.all((slots.position < slots.target) == busy)
 
-        return jax.lax.while_loop(going, turn, (slots, turns))[0]
+    def turn(carry):
+        slots, left = carry
+        here = jnp.minimum(slots.position, last)  # what an idle slot does is of no account
+        previous = slots.tokens[rows, jnp.maximum(here - 1, 0)]
+        conditioning = Conditioning(slots.start, slots.inputs)
+        logits, caches = prior.apply({"params": weights}, slots.caches, previous, here, conditioning, method="step")
+        token = draw(logits, slots.drawing, slots.first + here).astype(jnp.int32)
+        tokens = slots.tokens.at[rows, here].set(jnp.where(busy, token, slots.tokens[rows, here]))
+        return slots.replace(caches=caches, tokens=tokens, position=slots.position + busy), left - 1
 
-    return _on_every_device(on_device, mesh, (PartitionSpec(), _ALONG, PartitionSpec()))(weights, slots, turns)
+    return jax.lax.while_loop(going, turn, (slots, turns))[0]
+
+
+def sample_window(
+    config: PriorConfig,
+    sampling: SamplingConfig,
+    params: dict[str, Any],
+    batch: dict[str, Array],
+    keys: Key[Array, " b"],
+    *,
+    given: int,
+    target: int,
+    first: int,
+) -> Int[Array, "b t"]:
+    """Samples codes `given` .. `target` - 1 of one window for several songs, as a pure function to be jitted whole.
+
+    Args:
+      params: as they are trained, or those of `sampling.weights`.
+      batch: `tokens` (b, n_ctx), of which the first `given` are read, and the inputs of `Prior.condition`.
+      keys, first: see `Entry`.
+
+    Returns:
+      `tokens` with the new codes filled in, and zeros behind them.
+    """
+    songs = len(keys)
+    batch = batch | {"tokens": jnp.where(jnp.arange(config.n_ctx) < given, batch["tokens"], 0)}
+    if config.labels is not None:
+        batch["artist"], batch["genres"] = batch["artist"][:, None], batch["genres"][:, None]
+        batch["weights"] = jnp.ones((songs, 1))
+    entries = _where_and_how(config, given, target, first, sampling)
+    entries = jax.tree.map(lambda x: jnp.full(songs, x), entries)
+    entries |= {"key": keys, "slot": jnp.arange(songs), "batch": {name: x[:, None] for name, x in batch.items()}}
+    slots, _ = jax.lax.scan(
+        lambda slots, entry: (_admit_one(config, params, slots, entry), None), empty_slots(config, songs), entries
+    )
+    return music_codes(config, _take_turns(config, params, slots, jnp.asarray(target - given)).tokens)
+
+
+def _where_and_how(config: PriorConfig, given: int, target: int, first: int, sampling: SamplingConfig) -> dict[str, Any]:
+    return {
+        "given": np.int32(config.prefix + given),
+        "target": np.int32(config.prefix + target),
+        "first": np.int32(first - config.prefix),
+        "temperature": np.float32(sampling.temperature),
+        "top_k": np.int32(sampling.top_k),
+        "top_p": np.float32(sampling.top_p),
+    }
 
 
 def _on_every_device(function: Any, mesh: Mesh, specs: tuple[PartitionSpec, ...]) -> Any:

@@ -64,18 +64,27 @@ def plan(total: int, n_ctx: int, hop: int, have: int = 0, overrun: bool = False)
     return windows
 
 
-def chunk_sizes(length: int, chunk: int) -> list[int]:
-    """How `length` known tokens are taken in: chunks of `chunk`, the last with what remains.
+def segments(windows: list[Window], most: int) -> list[tuple[list[Window], int]]:
+    """Cuts a sequence of windows into at most `most` parts of about the same length, to be sampled side by side.
 
-    >>> chunk_sizes(13, 5)
-    [5, 5, 3]
+    Each part comes with the first token that is its own. A part that is not the first has nothing to go on from: its
+    first window is sampled whole, under the tokens of the level above alone, and what it has before its first own
+    token only leads up to that. So the tokens behind a cut follow others than those that will stand before them.
+
+    >>> [begin for _, begin in segments(plan(100, 32, 16), 3)]
+    [0, 48, 80]
+    >>> segments(plan(64, 32, 16), 2)[1]
+    ([Window(start=16, given=0, target=32), Window(start=32, given=16, target=32)], 32)
     """
-    return [min(chunk, length - start) for start in range(0, length, chunk)]
-
-
-def batch_sizes(songs: int, batch: int) -> list[int]:
-    """How many songs each batch holds; split as known tokens are."""
-    return chunk_sizes(songs, batch)
+    count = max(1, min(most, len(windows)))
+    parts = []
+    for number in range(count):
+        part = windows[number * len(windows) // count : (number + 1) * len(windows) // count]
+        begin = part[0].start + part[0].given if part else 0
+        if number:
+            part = [Window(part[0].start, 0, part[0].target), *part[1:]]
+        parts.append((part, begin if number else 0))
+    return parts
 
 
 def hop_tokens(n_ctx: int, hop_fraction: float, ratio: int, total: int, level: int) -> int:
