@@ -257,7 +257,13 @@ class Transformer(nn.Module):
 
     def __call__(self, h: Float[Array, "b t d"], encoded: Float[Array, "b s d"] | None = None) -> Float[Array, "b t d"]:
         """All layers over a whole sequence; float32 in and out, `config.dtype` inside."""
-        return self._run(h, encoded, self.config.depth).astype(jnp.float32)
+        return self.hidden(h, self.config.depth, encoded)
+
+    def hidden(
+        self, h: Float[Array, "b t d"], layer: int, encoded: Float[Array, "b s d"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """What stands after the first `layer` layers of a whole sequence, in float32; the others are not computed."""
+        return self._run(h, encoded, layer).astype(jnp.float32)
 
     def weights(
         self, h: Float[Array, "b t d"], layer: int, encoded: Float[Array, "b s d"] | None = None
