@@ -29,7 +29,16 @@ from jukebox_jax.checkpoint.models import (
     load_level,
     split_cascade,
 )
-from jukebox_jax.embedding.clips import Clip, Embedding, Pooling, Windows, embed_clips, embedding_settings, mono_clips
+from jukebox_jax.embedding.clips import (
+    Clip,
+    Embedding,
+    Pooling,
+    Windows,
+    chosen_level,
+    embed_clips,
+    embedding_settings,
+    mono_clips,
+)
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode
@@ -289,17 +298,23 @@ class Model:
 
         Raises:
           UserError: no audio, or settings that the model does not have.
+
+        Warns:
+          UserWarning: for each name that the prior takes as unknown, and for lyrics that it ignores.
         """
-        level = self.codec.config.levels - 1 if level is None else level
-        if not 0 <= level < len(self.priors):
-            raise UserError(f"level={level} is none of the model: give one from 0 to {len(self.priors) - 1}.")
-        prior, several = self.priors[level], not (isinstance(audio, np.ndarray) and audio.ndim == 1)
+        prior = self.priors[chosen_level(self.codec.config, level)]
+        several = not (isinstance(audio, np.ndarray) and audio.ndim == 1)
         chosen = {"layer": layer, "pooling": pooling, "windows": windows, "batch_size": batch_size}
         settings = embedding_settings(self.codec.config, prior.config, **chosen)
         clips = mono_clips(list(audio) if several else [audio], sample_rate, self.codec.config.sample_rate)
         told = [_one_each(*of, len(clips)) for of in (("artist", artist), ("genre", genre), ("lyrics", lyrics))]
-        told_clips = [Clip(*each) for each in zip(clips, *told, strict=True)]
-        embeddings = list(embed_clips(self.codec, prior, settings, told_clips))
+        remarks = [text for pair in zip(*told[:2], strict=True) for text in unknown_names([prior], *pair)]
+        if any(told[2]) and prior.config.lyrics is None:
+            remarks.append("This prior takes no lyrics: those given are ignored.")
+        for text in dict.fromkeys(remarks):
+            warnings.warn(text, stacklevel=2)
+        named = [Clip(*each) for each in zip(clips, *told, strict=True)]
+        embeddings = list(embed_clips(self.codec, prior, settings, named))
         return embeddings if several else embeddings[0]
 
     def load_tokens(self, path: os.PathLike | str) -> tuple[Int[np.ndarray, " _"], ...]:

@@ -30,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder that holds vqvae and level_0, level_1, …, of which one is loaded",
     )
     parser.add_argument("--out", metavar="OUT", type=arguments.local_path, required=True, help="folder to write")
-    parser.add_argument(
-        "--layer", metavar="N", type=int, help="after how many layers; 0: the embeddings (half of them)"
-    )
+    parser.add_argument("--layer", metavar="N", type=int, help="after how many layers, from 0 (half of them)")
     parser.add_argument("--level", metavar="L", type=int, help="whose prior; upsamplers are 0, 1, … (the top one)")
     parser.add_argument(
         "--pooling",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, Int, Int32
 
+from jukebox_jax import __version__
 from jukebox_jax.audio.decode import HIGHEST_RATE, LOWEST_RATE, AudioStream, resampled
 from jukebox_jax.checkpoint.models import TrainedCodec, TrainedPrior
 from jukebox_jax.errors import UserError
@@ -72,11 +73,24 @@ class Embedding:
       values: (d,) with the pooling "mean", otherwise (t, d).
       times_seconds: where in the clip each of the t begins. The state of a token has heard the tokens before it, so the
         clip up to this time.
+      provenance: the generator, the hash of the codec, and the settings.
     """
 
     values: Float32[np.ndarray, "*t d"]
     times_seconds: Float64[np.ndarray, "*t"]
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def chosen_level(codec: VQVAEConfig, level: int | None) -> int:
+    """The level, the top one by default.
+
+    Raises:
+      UserError: the model has no such level.
+    """
+    level = codec.levels - 1 if level is None else level
+    if not 0 <= level < codec.levels:
+        raise UserError(f"level={level} is none of the model: give one from 0 to {codec.levels - 1}.")
+    return level
 
 
 def embedding_settings(
@@ -122,7 +136,7 @@ def mono_clips(clips: Sequence[Any], sample_rate: int | None, model_rate: int) -
         them finite.
     """
     rate = model_rate if sample_rate is None else sample_rate
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+    if rate != model_rate and not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise UserError(f"sample_rate={rate} is no rate of audio: give one from {LOWEST_RATE} to {HIGHEST_RATE} Hz.")
     for index, clip in enumerate(clips):
         if not (isinstance(clip, np.ndarray) and clip.ndim == 1 and np.issubdtype(clip.dtype, np.floating)):
@@ -154,6 +168,7 @@ def embed_clips(
     """
     weights = jax.device_put((codec.codec, prior.params))
     windows = (window for clip in clips for window in _cut(codec.config, prior, settings, clip))
+    provenance = {"generator": f"jukebox_jax {__version__}", "codec": codec.hash, **asdict(settings)}
     running: tuple[list[_Window], Array] | None = None
     parts: list[tuple[_Window, np.ndarray]] = []
 
@@ -161,7 +176,7 @@ def embed_clips(
         for window, row in zip(batch, np.asarray(rows), strict=False):
             parts.append((window, row))
             if window.last:
-                yield _joined(codec.config, prior.config, settings, parts)
+                yield replace(_joined(codec.config, prior.config, settings, parts), provenance=provenance)
                 parts.clear()
 
     while batch := list(islice(windows, settings.batch_size)):
@@ -203,10 +218,8 @@ def _timing(codec: VQVAEConfig, prior: PriorConfig, length: int, window: int) ->
     """How long the clip is said to be, and where its windows start at the latest: within what the model knows."""
     if prior.labels is None:
         return length, length
-    low, high = (
-        seconds * codec.sample_rate
-        for seconds in (prior.labels.min_duration_seconds, prior.labels.max_duration_seconds)
-    )
+    low = prior.labels.min_duration_seconds * codec.sample_rate
+    high = prior.labels.max_duration_seconds * codec.sample_rate
     # The model's range ends before `high`, as float32 has it.
     longest = int(np.nextafter(np.float32(high), np.float32(0)))
     total = min(max(length, math.ceil(low)), longest)

@@ -10,6 +10,7 @@ A file whose embedding is there and whose size and time of change are the same i
 from __future__ import annotations
 
 import os
+import re
 import sys
 import zipfile
 from collections import deque
@@ -28,25 +29,36 @@ from jukebox_jax.checkpoint.models import (
     CODEC_FOLDER,
     TrainedCodec,
     TrainedPrior,
+    level_folder,
     load_codec,
     load_level,
+    load_prior_config,
     prior_hash,
     split_cascade,
 )
-from jukebox_jax.config import differences, load_json, save_json, to_dict
+from jukebox_jax.config import load_json, save_json, to_dict
 from jukebox_jax.corpus.piece import Piece
 from jukebox_jax.corpus.sources.find import find_pieces
 from jukebox_jax.corpus.sources.tfds_items import PREFIX
-from jukebox_jax.embedding.clips import Clip, Embedding, EmbeddingSettings, Pooling, Windows, embed_clips
-from jukebox_jax.embedding.clips import embedding_settings as settings_of
+from jukebox_jax.embedding.clips import (
+    Clip,
+    Embedding,
+    EmbeddingSettings,
+    Pooling,
+    Windows,
+    chosen_level,
+    embed_clips,
+    embedding_settings,
+)
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file, folder_lock
-from jukebox_jax.remote import local_copy
+from jukebox_jax.remote import is_remote, local_copy
 
 MANIFEST = "manifest.json"
 
 # Files that are decoded while the device works; each is in memory whole.
 _READERS, _AHEAD = 2, 4
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.(npz|json)")
 
 
 @dataclass(frozen=True)
@@ -93,13 +105,25 @@ def embed_folder(
     if any(source.startswith(PREFIX) for source in sources):
         raise UserError(f"A dataset of TFDS ({PREFIX}…) has no files to embed: name folders or audio files.")
     pieces = find_pieces(sources).pieces
-    codec, prior = _load(model, level)
+    folder, at = split_cascade(model)
+    codec = load_codec(f"{folder / CODEC_FOLDER}{at}")
+    level = chosen_level(codec.config, level)
+    config, _, _ = load_prior_config(f"{folder / level_folder(level)}{at}")
     choice = {"layer": layer, "pooling": pooling, "windows": windows, "batch_size": batch_size}
-    settings = settings_of(codec.config, prior.config, **choice)
-    manifest = _manifest(codec, prior, settings, [os.path.abspath(os.path.expanduser(name)) for name in sources])
-    _check_same(out, manifest)
+    settings = embedding_settings(codec.config, config, **choice)
+    manifest = {
+        "generator": f"jukebox_jax {__version__}",
+        "settings": asdict(settings),
+        "sources": [source if is_remote(source) else os.path.abspath(source) for source in sources],
+        "codec": {"hash": codec.hash, "config": to_dict(codec.config)},
+        "prior": {"config": to_dict(config)},
+    }
+    _check_same(out, manifest)  # before the prior is loaded, which may take minutes
+    prior = load_level(folder, at, codec, level)
+    manifest["prior"]["hash"] = prior_hash(prior)
     with folder_lock(out):
         _check_same(out, manifest)
+        _remove_unfinished(out)
         save_json(out / MANIFEST, manifest)
         report = _embed_missing(pieces, codec, prior, settings, out, progress, tell)
         save_json(out / MANIFEST, manifest | {"unreadable": report.unreadable})
@@ -134,18 +158,6 @@ def _check_out(out: Path) -> None:
         raise UserError(f"{out} holds something else than embeddings: choose another folder.")
 
 
-def _manifest(
-    codec: TrainedCodec, prior: TrainedPrior, settings: EmbeddingSettings, sources: list[str]
-) -> dict[str, Any]:
-    return {
-        "generator": f"jukebox_jax {__version__}",
-        "settings": asdict(settings),
-        "sources": sources,
-        "codec": {"hash": codec.hash, "config": to_dict(codec.config)},
-        "prior": {"hash": prior_hash(prior), "config": to_dict(prior.config)},
-    }
-
-
 def _check_same(out: Path, manifest: dict[str, Any]) -> None:
     """Raises a UserError if the folder's embeddings are others than those of the manifest."""
     if not (out / MANIFEST).exists():
@@ -153,16 +165,24 @@ def _check_same(out: Path, manifest: dict[str, Any]) -> None:
     stored = load_json(out / MANIFEST)
     for key in ("settings", "sources", "codec", "prior"):
         ours, theirs = manifest[key], stored.get(key)
-        if ours == theirs:
+        if key == "sources":
+            if ours != theirs:
+                raise UserError(f"{out} holds embeddings of other sources ({theirs}): choose another folder.")
             continue
-        if key in ("codec", "prior"):
+        theirs = theirs if isinstance(theirs, dict) else {}
+        changed = [name for name in ours if theirs.get(name) != ours[name]]
+        if changed and key == "settings":
+            told = ", ".join(f"{name}={theirs.get(name)} (now {ours[name]})" for name in changed)
+            raise UserError(f"{out} holds embeddings with {told}: choose another folder, or those settings.")
+        if changed:
             raise UserError(f"{out} holds embeddings of another {key}: choose another folder, or that model.")
-        if key == "sources" or not isinstance(theirs, dict):
-            raise UserError(f"{out} holds embeddings of other sources ({theirs}): choose another folder.")
-        name = differences(theirs, ours)[0]
-        raise UserError(
-            f"{out} holds embeddings with {name}={theirs.get(name)}, not {ours.get(name)}: choose another folder."
-        )
+
+
+def _remove_unfinished(out: Path) -> None:
+    """What a killed run was in the middle of writing (see `files.atomic_file`)."""
+    for leftover in out.rglob(".*"):
+        if _TEMPORARY.fullmatch(leftover.name):
+            leftover.unlink()
 
 
 def _path(out: Path, piece: Piece) -> Path:
@@ -179,16 +199,6 @@ def _is_done(out: Path, piece: Piece) -> bool:
 
 
 # ---- The work ---------------------------------------------------------------------------------------------------
-
-
-def _load(model: os.PathLike | str, level: int | None) -> tuple[TrainedCodec, TrainedPrior]:
-    folder, at = split_cascade(model)
-    codec = load_codec(f"{folder / CODEC_FOLDER}{at}")
-    top = codec.config.levels - 1
-    level = top if level is None else level
-    if not 0 <= level <= top:
-        raise UserError(f"level={level} is none of the model: give one from 0 to {top}.")
-    return codec, load_level(folder, at, codec, level)
 
 
 def _embed_missing(
