@@ -37,7 +37,7 @@ from jukebox_jax.checkpoint.models import (
     split_cascade,
 )
 from jukebox_jax.config import load_json, save_json, to_dict
-from jukebox_jax.corpus.piece import Piece
+from jukebox_jax.corpus.piece import Catalogue, Piece
 from jukebox_jax.corpus.sources.find import find_pieces
 from jukebox_jax.corpus.sources.tfds_items import PREFIX
 from jukebox_jax.embedding.clips import (
@@ -58,6 +58,8 @@ MANIFEST = "manifest.json"
 
 # Files that are decoded while the device works; each is in memory whole.
 _READERS, _AHEAD = 2, 4
+# numpy and zipfile raise whatever the damage happens to break.
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile)
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.(npz|json)")
 
 
@@ -104,7 +106,7 @@ def embed_folder(
     sources = [os.fspath(source) for source in sources]
     if any(source.startswith(PREFIX) for source in sources):
         raise UserError(f"A dataset of TFDS ({PREFIX}…) has no files to embed: name folders or audio files.")
-    pieces = find_pieces(sources).pieces
+    catalogue = find_pieces(sources)
     folder, at = split_cascade(model)
     codec = load_codec(f"{folder / CODEC_FOLDER}{at}")
     level = chosen_level(codec.config, level)
@@ -114,7 +116,7 @@ def embed_folder(
     manifest = {
         "generator": f"jukebox_jax {__version__}",
         "settings": asdict(settings),
-        "sources": [source if is_remote(source) else os.path.abspath(source) for source in sources],
+        "sources": [source if is_remote(source) else os.path.abspath(os.path.expanduser(source)) for source in sources],
         "codec": {"hash": codec.hash, "config": to_dict(codec.config)},
         "prior": {"config": to_dict(config)},
     }
@@ -125,11 +127,11 @@ def embed_folder(
         _check_same(out, manifest)
         _remove_unfinished(out)
         save_json(out / MANIFEST, manifest)
-        report = _embed_missing(pieces, codec, prior, settings, out, progress, tell)
+        report = _embed_missing(catalogue, codec, prior, settings, out, progress, tell)
         save_json(out / MANIFEST, manifest | {"unreadable": report.unreadable})
     if not report.embedded:
         name, why = next(iter(report.unreadable.items()))
-        raise UserError(f"None of the {len(pieces)} files could be read (the first: {name} {why.rstrip('.')}).")
+        raise UserError(f"None of {len(report.unreadable)} files could be read (the first: {name} {why.rstrip('.')}).")
     return report
 
 
@@ -144,7 +146,7 @@ def read_embedding(path: os.PathLike | str) -> Embedding:
             return Embedding(stored["values"], stored["times_seconds"])
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} holds no embedding ({error}): remove it, and embed the folder again.") from None
 
 
@@ -194,7 +196,7 @@ def _is_done(out: Path, piece: Piece) -> bool:
     try:
         with np.load(_path(out, piece), allow_pickle=False) as stored:
             return (int(stored["source_bytes"]), int(stored["source_modified_ns"])) == (piece.size, piece.modified)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # missing, or damaged by something else
+    except _DAMAGE:  # or missing
         return False
 
 
@@ -202,7 +204,7 @@ def _is_done(out: Path, piece: Piece) -> bool:
 
 
 def _embed_missing(
-    pieces: Sequence[Piece],
+    catalogue: Catalogue,
     codec: TrainedCodec,
     prior: TrainedPrior,
     settings: EmbeddingSettings,
@@ -212,15 +214,19 @@ def _embed_missing(
 ) -> Report:
     from tqdm import tqdm
 
+    pieces = catalogue.pieces
     missing = [piece for piece in pieces if not _is_done(out, piece)]
     waiting: deque[Piece] = deque()  # whose embeddings are being computed
-    unreadable: dict[str, str] = {}
+    unreadable = {problem.where: problem.reason for problem in catalogue.problems if problem.left_out}
+    for name, why in unreadable.items():
+        tell(f"{name} {why}")
+    there, new = len(pieces) - len(missing), 0
     # What an earlier run did says nothing about this one's rate. Delayed, so that a refusal stays one line.
     bar = tqdm(
         desc="embed",
         unit="file",
         total=len(pieces),
-        initial=len(pieces) - len(missing),
+        initial=there,
         file=sys.stderr,
         disable=not progress,
         delay=0.5,
@@ -248,9 +254,9 @@ def _embed_missing(
                     source_bytes=np.int64(piece.size),
                     source_modified_ns=np.int64(piece.modified),
                 )
+            new += 1
             bar.update()
-    new = len(missing) - len(unreadable)
-    return Report(len(pieces) - len(unreadable), new, unreadable)
+    return Report(there + new, new, unreadable)
 
 
 def _read_ahead(pieces: Sequence[Piece], sample_rate: int) -> Iterator[tuple[Piece, Float[np.ndarray, " t"] | str]]:
