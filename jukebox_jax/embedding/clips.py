@@ -32,7 +32,7 @@ from jukebox_jax.sampling.cascade import Level, Request, SongLabels, song_labels
 #: What becomes of the time axis: one vector for the clip, one for each window, or every token's own.
 PoolingName = Literal["mean", "window", "none"]
 #: One of these, or a frame's length in seconds, over which tokens are averaged.
-Pooling = PoolingName | float | int
+Pooling = PoolingName | float
 #: Of a clip that is longer than a window: the first window only, or one after the other until the clip ends.
 Windows = Literal["first", "all"]
 
@@ -98,8 +98,8 @@ def embedding_settings(
     prior: PriorConfig,
     *,
     layer: int | None = None,
-    pooling: Pooling = "mean",
-    windows: Windows = "first",
+    pooling: str | float = "mean",
+    windows: str = "first",
     batch_size: int = 1,
 ) -> EmbeddingSettings:
     """The settings, with the middle layer by default.
