@@ -57,9 +57,8 @@ def encode_drill(audio: Path, codec: Path) -> Drill:
 
 
 def embed_drill(music: Path, model: Path) -> Drill:
-    """`jukebox-jax embed` on a folder of music. Units are files with an embedding."""
-    unusable = ("broken.mp3",)
-    files = sum(path.is_file() and path.name not in unusable for path in music.rglob("*"))
+    """`jukebox-jax embed` on a folder of nothing but usable music. Units are files with an embedding."""
+    files = sum(path.is_file() for path in music.rglob("*"))
     command = ("embed", music, "--model", model, "--out")
 
     def seen(folder: Path) -> int:
