@@ -10,19 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cascade import CODEC, equal, lyric_config, lyric_prior, prior_config, random_model, random_prior
+from flax.core import meta
 
 from jukebox_jax.api import Model
 from jukebox_jax.checkpoint.models import TrainedPrior
 from jukebox_jax.embedding.clips import embedding_settings
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.timing import timing_bins
-from jukebox_jax.models.prior import Prior, batch_spec, sequence
+from jukebox_jax.models.prior import Prior, batch_spec, init_params, sequence
 from jukebox_jax.models.transformer import Block
 from jukebox_jax.models.vqvae import encode
 
 WINDOW = 32 * 128  # samples of the top prior's window, about half a second
+
+
+def deep_prior() -> TrainedPrior:
+    """A top prior of so many layers that they are scanned, whether all or all but the last."""
+    config = dataclasses.replace(prior_config(2), depth=7)
+    params = meta.unbox(jax.jit(init_params, static_argnums=0)(config, jax.random.key(7)))
+    return TrainedPrior(config, params, random_prior(2).labels, "tiny")
+
+
 PRIORS = {
-    "top": lambda: random_prior(2),
+    "top": deep_prior,
     "upsampler": lambda: random_prior(1),
     "lyric encoder": lambda: lyric_prior("separate"),
     "lyrics in front": lambda: lyric_prior("single"),
@@ -68,13 +78,13 @@ def test_hidden_states_are_those_of_the_layers_one_by_one(kind):
     config, batch = prior.config, make_batch(prior)
     expected, logits = by_hand(config, prior.params, batch)
     assert len(expected) == config.depth + 1
-    for layer in {0, 1, config.depth}:
+    for layer in {0, 1, config.depth - 1, config.depth}:
         states = hidden(config, prior.params, batch, layer)
         assert states.dtype == jnp.float32
         np.testing.assert_allclose(states, expected[layer], rtol=2e-5, atol=2e-5 * np.abs(expected[layer]).max())
     output = prior.params["decoder"]["output" if config.merged_decoder else "tokens"]
-    ours = states if layer == config.depth else hidden(config, prior.params, batch, config.depth)
-    np.testing.assert_allclose(ours @ output.T, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+    last = hidden(config, prior.params, batch, config.depth)
+    np.testing.assert_allclose(last @ output.T, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
     # Layers do something, or all of this would say little.
     assert np.abs(expected[1] - expected[0]).max() > 1e-3
 
