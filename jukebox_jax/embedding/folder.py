@@ -154,7 +154,9 @@ def read_embedding(path: os.PathLike | str) -> Embedding:
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder.")
-    if out.is_dir() and not (out / MANIFEST).exists() and any(path.name != ".lock" for path in out.iterdir()):
+    if not out.is_dir() or (out / MANIFEST).exists():
+        return
+    if any(path.name != ".lock" and not _TEMPORARY.fullmatch(path.name) for path in out.iterdir()):
         raise UserError(f"{out} holds something else than embeddings: choose another folder.")
 
 

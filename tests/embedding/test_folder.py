@@ -134,16 +134,19 @@ def test_what_is_changed_or_damaged_is_embedded_again(world, tmp_path):
     for name in ("one.wav", "two.wav", "three.wav"):
         write_audio(tmp_path / "music" / name, noise, 8000)
     run = [[tmp_path / "music"], world / "model", tmp_path / "out"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".manifest.a1b2c3d4.json").write_text("")  # of a run that was killed as it began
     assert embed_folder(*run, progress=False).new == 3
     before = read_embedding(tmp_path / "out" / "one.wav.npz")
     write_audio(tmp_path / "music" / "one.wav", noise[:2000], 8000)
     (tmp_path / "out" / "two.wav.npz").write_bytes(b"PK")
-    (tmp_path / "out" / ".three.wav.a1b2c3d4.npz").write_bytes(b"half")  # of a run that was killed
+    (tmp_path / "out" / ".three.wav.a1b2c3d4.npz").write_bytes(b"half")  # of one that was killed later
     report = embed_folder(*run, progress=False)
     assert (report.embedded, report.new) == (3, 2)
     assert not equal(read_embedding(tmp_path / "out" / "one.wav.npz").values, before.values)
     assert equal(read_embedding(tmp_path / "out" / "two.wav.npz").values, before.values)
-    assert len(list((tmp_path / "out").glob("*.npz"))) == 3
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {".lock", "manifest.json", "one.wav.npz", "two.wav.npz", "three.wav.npz"}
     (tmp_path / "out" / "two.wav.npz").write_bytes(b"PK")
     with pytest.raises(UserError, match="holds no embedding"):
         read_embedding(tmp_path / "out" / "two.wav.npz")
