@@ -21,9 +21,22 @@ from jaxtyping import Array, Float, Int
 
 from jukebox_jax import __version__
 from jukebox_jax.audio.files import write_audio
-from jukebox_jax.checkpoint.models import CODEC_FOLDER, TrainedCodec, TrainedPrior, level_folder, load_codec, load_prior
-from jukebox_jax.checkpoint.runs import BEST
-from jukebox_jax.checkpoint.store import split_step
+from jukebox_jax.checkpoint.models import (
+    CODEC_FOLDER,
+    TrainedCodec,
+    TrainedPrior,
+    load_codec,
+    load_level,
+    split_cascade,
+)
+from jukebox_jax.embedding.clips import (
+    Clip,
+    Embedding,
+    chosen_level,
+    embed_clips,
+    embedding_settings,
+    mono_clips,
+)
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode
@@ -250,6 +263,58 @@ class Model:
             songs.append(Song(ours, self.decode(ours), codec.sample_rate, provenance))
         return songs
 
+    def embed(
+        self,
+        audio: np.ndarray | Sequence[np.ndarray],
+        *,
+        layer: int | None = None,
+        level: int | None = None,
+        pooling: str | float = "mean",
+        windows: str = "first",
+        sample_rate: int | None = None,
+        artist: str | Sequence[str] = "unknown",
+        genre: str | Sequence[str] = "unknown",
+        lyrics: str | Sequence[str] = "",
+        batch_size: int = 1,
+    ) -> Embedding | list[Embedding]:
+        """Activations of a prior as it listens to audio, as features of the music (see `embedding.clips`).
+
+        Args:
+          audio: a mono clip (t,), or several, as a list or (n, t), which give a list of embeddings. Short ones are
+            followed by silence, which no average counts.
+          layer: after how many layers of the prior: 0 are the embeddings, all of them what stands before the output
+            projection (half of them).
+          level: whose prior (the top one). An upsampler is told the codes of the level above.
+          pooling: "mean" of all tokens, "window" for a mean of each window, "none" for every token, or a number of
+            seconds, over each of which tokens are averaged.
+          windows: "first", the beginning of a clip as far as the prior hears at once (24 s in the original), or "all",
+            one after the other.
+          sample_rate: that of the audio, which is resampled (the model's).
+          artist, genre, lyrics: what the prior is told, one for all clips or one for each.
+          batch_size: windows computed at once; one window of a large prior is work enough for a device. At one size a
+            clip has the same bits whatever its neighbours.
+
+        Raises:
+          UserError: no audio, or settings that the model does not have.
+
+        Warns:
+          UserWarning: for each name that the prior takes as unknown, and for lyrics that it ignores.
+        """
+        prior = self.priors[chosen_level(self.codec.config, level)]
+        several = not (isinstance(audio, np.ndarray) and audio.ndim == 1)
+        chosen = {"layer": layer, "pooling": pooling, "windows": windows, "batch_size": batch_size}
+        settings = embedding_settings(self.codec.config, prior.config, **chosen)
+        clips = mono_clips(list(audio) if several else [audio], sample_rate, self.codec.config.sample_rate)
+        told = [_one_each(*of, len(clips)) for of in (("artist", artist), ("genre", genre), ("lyrics", lyrics))]
+        remarks = [text for pair in zip(*told[:2], strict=True) for text in unknown_names([prior], *pair)]
+        if any(told[2]) and prior.config.lyrics is None:
+            remarks.append("This prior takes no lyrics: those given are ignored.")
+        for text in dict.fromkeys(remarks):
+            warnings.warn(text, stacklevel=2)
+        named = [Clip(*each) for each in zip(clips, *told, strict=True)]
+        embeddings = list(embed_clips(self.codec, prior, settings, named))
+        return embeddings if several else embeddings[0]
+
     def load_tokens(self, path: os.PathLike | str) -> tuple[Int[np.ndarray, " _"], ...]:
         """Reads the tokens that `Song.save_tokens` wrote, level 0 first.
 
@@ -340,33 +405,22 @@ def load(folder: os.PathLike | str | None = None) -> Model:
     if folder is None:
         with resources.as_file(resources.files("jukebox_jax") / "toy") as toy:
             return load(toy)
-    folder, step = split_step(folder)
-    if not folder.is_dir():
-        raise UserError(f"There is no model folder {folder}: check the path, or use the shipped model with --demo.")
-    if step not in (None, BEST):
-        raise UserError(f"The parts of {folder} were trained apart and have no step {step} in common: give @{BEST}.")
-    at = f"@{step}" if step else ""
+    folder, at = split_cascade(folder)
     codec = load_codec(f"{folder / CODEC_FOLDER}{at}")
-    priors = tuple(load_prior(f"{folder / level_folder(level)}{at}") for level in range(codec.config.levels))
-    for level, prior in enumerate(priors):
-        part = folder / level_folder(level)
-        if prior.config.level != level:
-            raise UserError(f"{part} is a prior of level {prior.config.level}: put each level under its own name.")
-        if (prior.config.conditioner is None) != (level == codec.config.levels - 1):
-            kind = "a top prior, and" if prior.config.conditioner is None else "an upsampler, but no"
-            raise UserError(f"{part} is {kind} level stands above it: train the right kind of prior for this level.")
-        # Priors of the original do not say what codec they belong to.
-        if prior.codec_hash not in ("", codec.hash):
-            raise UserError(
-                f"{part} was trained on the tokens of another codec than "
-                f"{folder / CODEC_FOLDER}: put models of one training together."
-            )
+    priors = tuple(load_level(folder, at, codec, level) for level in range(codec.config.levels))
     return Model(codec, priors)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def _decode(config: VQVAEConfig, codec: Codec, codes: Int[Array, "b u"], level: int) -> Float[Array, "b t 1"]:
     return decode(config, codec, codes, level)
+
+
+def _one_each(what: str, texts: str | Sequence[str], count: int) -> list[str]:
+    texts = [texts] * count if isinstance(texts, str) else list(texts)
+    if len(texts) != count:
+        raise UserError(f"{what} is {len(texts)} texts for {count} clips: give one for each, or one for all.")
+    return texts
 
 
 def _repeat(what: str, names: str | Sequence[str], count: int) -> list[str]:

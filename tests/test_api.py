@@ -12,6 +12,7 @@ import pytest
 from cascade import CODEC, equal, random_model
 
 from jukebox_jax import api
+from jukebox_jax.checkpoint import models
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.vqvae import encode
 
@@ -245,7 +246,7 @@ def test_a_prior_that_does_not_name_its_codec_is_taken(monkeypatch, tmp_path):
     model = random_model()
     priors = {f"level_{level}": prior for level, prior in enumerate(model.priors)}
     monkeypatch.setattr(api, "load_codec", lambda folder: model.codec)
-    monkeypatch.setattr(api, "load_prior", lambda folder: priors[Path(folder).name])
+    monkeypatch.setattr(models, "load_prior", lambda folder: priors[Path(folder).name])
     assert api.load(tmp_path).priors == model.priors
     priors["level_1"] = dataclasses.replace(priors["level_1"], codec_hash="")
     assert api.load(tmp_path).priors[1].codec_hash == ""

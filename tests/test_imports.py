@@ -20,7 +20,7 @@ FLOORS = [
     {"models", "pipeline", "parallel"},
     {"corpus", "interop", "checkpoint"},
     {"sampling"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "embedding"},
     {"export"},
     {"recipe"},
     {"api", "demo"},

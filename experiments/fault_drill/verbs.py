@@ -56,6 +56,25 @@ def encode_drill(audio: Path, codec: Path) -> Drill:
     )
 
 
+def embed_drill(music: Path, model: Path) -> Drill:
+    """`jukebox-jax embed` on a folder of nothing but usable music. Units are files with an embedding."""
+    files = sum(path.is_file() for path in music.rglob("*"))
+    command = ("embed", music, "--model", model, "--out")
+
+    def seen(folder: Path) -> int:
+        return sum(not path.name.startswith(".") for path in (folder / "out").rglob("*.npz"))
+
+    return Drill(
+        name="embed",
+        what="the same bytes",
+        starts=(lambda folder: [verb(*command, folder / "out")],),
+        total=files,
+        seen=seen,
+        compare=compare_bytes,
+        most_kills=files,
+    )
+
+
 def files_in(folder: Path) -> Sequence[Path]:
     """What lies in a folder, which may vanish meanwhile."""
     try:

@@ -17,6 +17,7 @@ from flax.core import meta
 
 from jukebox_jax import config as config_lib
 from jukebox_jax.checkpoint import compact, reading, store
+from jukebox_jax.checkpoint.runs import BEST
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.models.prior import PriorConfig, init_params
@@ -67,12 +68,12 @@ class TrainedPrior:
 
 def codec_hash(config: VQVAEConfig, codec: Codec) -> str:
     """SHA-256 over the config and every weight: tokens of two codecs can only be mixed if theirs are equal."""
-    digest = hashlib.sha256(json.dumps(config_lib.to_dict(config), sort_keys=True).encode())
-    leaves = jax.tree_util.tree_leaves_with_path({"params": codec.params, "codebooks": list(codec.codebooks)})
-    for path, leaf in leaves:
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf, np.float32).tobytes())
-    return digest.hexdigest()
+    return _hash(config, {"params": codec.params, "codebooks": list(codec.codebooks)})
+
+
+def prior_hash(prior: TrainedPrior) -> str:
+    """SHA-256 over a prior's config and every weight."""
+    return _hash(prior.config, prior.params)
 
 
 def load_codec(folder: os.PathLike | str) -> TrainedCodec:
@@ -147,6 +148,42 @@ def load_prior_config(folder: os.PathLike | str) -> tuple[PriorConfig, LabelTabl
     return config, labels, stored["codec"]
 
 
+def split_cascade(folder: os.PathLike | str) -> tuple[Path, str]:
+    """Parts FOLDER or FOLDER@best, a folder with a codec and priors, into the folder and what its parts end in.
+
+    Raises:
+      UserError: there is no such folder, or a step is named that its parts do not share.
+    """
+    folder, step = store.split_step(folder)
+    if not folder.is_dir():
+        raise UserError(f"There is no model folder {folder}: check the path, or use the shipped model with --demo.")
+    if step not in (None, BEST):
+        raise UserError(f"The parts of {folder} were trained apart and have no step {step} in common: give @{BEST}.")
+    return folder, f"@{step}" if step else ""
+
+
+def load_level(folder: Path, at: str, codec: TrainedCodec, level: int) -> TrainedPrior:
+    """Reads the prior of one level of a cascade (of `split_cascade`).
+
+    Raises:
+      UserError: it is missing, damaged, of another level or kind, or belongs to another codec.
+    """
+    part = folder / level_folder(level)
+    prior = load_prior(f"{part}{at}")
+    if prior.config.level != level:
+        raise UserError(f"{part} is a prior of level {prior.config.level}: put each level under its own name.")
+    if (prior.config.conditioner is None) != (level == codec.config.levels - 1):
+        kind = "a top prior, and" if prior.config.conditioner is None else "an upsampler, but no"
+        raise UserError(f"{part} is {kind} level stands above it: train the right kind of prior for this level.")
+    # Priors of the original do not say what codec they belong to.
+    if prior.codec_hash not in ("", codec.hash):
+        raise UserError(
+            f"{part} was trained on the tokens of another codec than "
+            f"{folder / CODEC_FOLDER}: put models of one training together."
+        )
+    return prior
+
+
 def load_params(folder: os.PathLike | str, like: dict) -> dict:
     """Parameters alone, read into arrays of the same dtypes and shardings as those of `like`.
 
@@ -201,6 +238,14 @@ def _check_shapes(folder: os.PathLike | str, params: dict[str, Any], init: Calla
                 f"{folder}: {name} has shape {ours.get(name)}, but {store.CONFIG_FILE} asks for {theirs.get(name)}: "
                 "weights and config are of different models; copy the folder again."
             )
+
+
+def _hash(config: VQVAEConfig | PriorConfig, weights: Any) -> str:
+    digest = hashlib.sha256(json.dumps(config_lib.to_dict(config), sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def _codes(codebook: Any):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jukebox_jax import __version__
-from jukebox_jax.cli import demo, encode, export_openai, import_openai, inspect, prepare, sample, train
+from jukebox_jax.cli import demo, embed, encode, export_openai, import_openai, inspect, prepare, sample, train
 from jukebox_jax.errors import UserError
 
 VERBS = (
@@ -20,6 +20,7 @@ VERBS = (
     train,
     encode,
     sample,
+    embed,
     import_openai,
     export_openai,
 )  # in the order in which one meets them

@@ -60,8 +60,12 @@ class Autoregressive(nn.Module):
 
     def states(self, tokens: Int[Array, "b t"], conditioning: Conditioning) -> Float[Array, "b t d"]:
         """What stands before the output projection; causal and shifted: state i has seen the tokens before i."""
-        h = self.transformer(self._embed_all(tokens, conditioning), conditioning.encoded)
-        return self._leave(h, conditioning.inputs)
+        return self.hidden(tokens, conditioning, self.config.depth)
+
+    def hidden(self, tokens: Int[Array, "b t"], conditioning: Conditioning, layer: int) -> Float[Array, "b t d"]:
+        """The teacher-forced pass up to `layer`: 0 are the embeddings, `config.depth` is `states`."""
+        h = self.transformer.hidden(self._embed_all(tokens, conditioning), layer, conditioning.encoded)
+        return h if layer < self.config.depth else self._leave(h, conditioning.inputs)
 
     def logits(self, states: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """The output projection."""

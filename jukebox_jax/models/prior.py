@@ -168,6 +168,12 @@ class Prior(nn.Module):
         encoded = self.lyrics(batch["lyrics"]) if c.lyrics is not None and not c.single else None
         return Conditioning(start, inputs, encoded)
 
+    def hidden(self, batch: dict[str, Array], layer: int) -> Float[Array, "b t d"]:
+        """Activations after `layer` layers at the music tokens, teacher-forced and in float32: 0 are the embeddings,
+        `config.depth` is what stands before the output projection. State i has seen the tokens before i."""
+        c = self.config
+        return self.decoder.hidden(sequence(c, batch), self.condition(batch), layer)[:, c.prefix :]
+
     def alignment(self, batch: dict[str, Array], layer: int) -> Float[Array, "b h t s"]:
         """How much each music token looks at each lyric token, in a layer that looks at lyrics."""
         c, conditioning = self.config, self.condition(batch)

@@ -252,7 +252,13 @@ class Transformer(nn.Module):
 
     def __call__(self, h: Float[Array, "b t d"], encoded: Float[Array, "b s d"] | None = None) -> Float[Array, "b t d"]:
         """All layers over a whole sequence; float32 in and out, `config.dtype` inside."""
-        return self._run(h, encoded, self.config.depth).astype(jnp.float32)
+        return self.hidden(h, self.config.depth, encoded)
+
+    def hidden(
+        self, h: Float[Array, "b t d"], layer: int, encoded: Float[Array, "b s d"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """What stands after the first `layer` layers of a whole sequence, in float32; the others are not computed."""
+        return self._run(h, encoded, layer).astype(jnp.float32)
 
     def weights(
         self, h: Float[Array, "b t d"], layer: int, encoded: Float[Array, "b s d"] | None = None
@@ -274,9 +280,17 @@ class Transformer(nn.Module):
                     h = self._layer(Pattern(pattern), scanned)(h, layer, encoded)
                 return h, None
 
+            def run_numbered(h, number, run=run, segment=segment, period=period):
+                start = segment.start + number * period
+                return run(h, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, period), self.layers))
+
             layers = jax.tree.map(lambda x, s=segment: x[s.start : s.stop], self.layers)
             if not scanned:
                 h, _ = run(h, layers)
+            elif depth < self.config.depth:
+                # Cutting the stack would copy the weights of all these layers; here each is taken out as its turn
+                # comes. Gradients, which would then be added up in a whole stack at every turn, nobody asks for.
+                h, _ = jax.lax.scan(run_numbered, h, jnp.arange(segment.repeats))
             else:
                 grouped = jax.tree.map(lambda x, s=segment, p=period: x.reshape(s.repeats, p, *x.shape[1:]), layers)
                 h, _ = jax.lax.scan(run, h, grouped)
