@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import warnings
 import zipfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from jukebox_jax import __version__
 from jukebox_jax.audio.files import write_audio
@@ -39,26 +37,13 @@ from jukebox_jax.embedding.clips import (
 )
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
-from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode
-from jukebox_jax.sampling.beginning import Beginning, Codes, Prompt, beginning
-from jukebox_jax.sampling.cascade import (
-    Level,
-    Request,
-    check_request,
-    check_songs,
-    level_windows,
-    sample_level,
-    song_labels,
-    unknown_names,
-)
-from jukebox_jax.sampling.decode import SamplingConfig
-
-#: New tokens per window as a fraction of the window: of the upsamplers, and of the top prior.
-HOP_FRACTION, TOP_HOP_FRACTION = 0.5, 0.125
-#: How long songs become unless something else says so.
-SECONDS = 6.0
-#: One size whatever the number of songs: at one compiled size a song's tokens do not depend on its neighbours.
-BATCH_SIZE = 4
+from jukebox_jax.sampling.cascade import Finished
+from jukebox_jax.sampling.memory import LevelPlan
+from jukebox_jax.sampling.order import LevelDone, Order, make_order, plan_order, resumed, sample_order
+from jukebox_jax.sampling.requests import Level, unknown_names
+from jukebox_jax.sampling.seams import measure_seams
+from jukebox_jax.sampling.session import open_journal, recorded_settings, settings_hash
+from jukebox_jax.sampling.stream import Chunk, Streamer
 
 
 @dataclass(frozen=True)
@@ -121,54 +106,13 @@ class Model:
         labels = self.priors[-1].labels
         return labels.genres.names if labels else ()
 
-    def sample(
-        self,
-        *,
-        artist: str | Sequence[str] = "unknown",
-        genre: str | Sequence[str] = "unknown",
-        lyrics: str | Sequence[str] = "",
-        seconds: float | None = None,
-        sample_length: int | None = None,
-        total_seconds: float | None = None,
-        offset_seconds: float = 0.0,
-        prompt: Prompt | None = None,
-        continue_from: Sequence[Codes] | None = None,
-        upsample: Codes | None = None,
-        prompt_seconds: float | None = None,
-        seed: int = 0,
-        temperature: float = 0.99,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        n_samples: int = 1,
-        hop_fractions: Sequence[float] | None = None,
-        batch_size: int = BATCH_SIZE,
-        strict_labels: bool = False,
-        original_overrun: bool = False,
-        progress: bool = True,
-    ) -> list[Song]:
-        """Samples songs, top level first: from nothing, or from a `prompt`, tokens to `continue_from` or to `upsample`.
+    def sample(self, *, session: os.PathLike | str | None = None, progress: bool = True, **settings: Any) -> list[Song]:
+        """Samples songs.
 
         Args:
-          artist, genre, lyrics: one for all songs, or a list that is repeated until there are `n_samples`. Lyrics are
-            those of the imagined whole song, sung at an even pace; characters that a model cannot spell are left out.
-          seconds: how long the songs become, with what they start from, rounded down to whole top-level tokens (6 s by
-            default, or all of `upsample`); or exactly `sample_length` samples.
-          total_seconds: length of the imagined whole song, which the timing labels tell the model (up to the end of
-            what is sampled, or the shortest that the model knows, by default).
-          offset_seconds: where in the imagined whole song the sampled part starts.
-          prompt: audio that songs start with, mono (t,) at the model's sample rate; or several of one length, repeated
-            until there are `n_samples`. In the song it sounds as the codec renders it.
-          continue_from: tokens that songs start with, level 0 first, such as `song.tokens`: (t,) for all songs, or
-            (songs, t), repeated likewise.
-          upsample: tokens of the whole top level, (t,) or (songs, t); only the levels below are sampled.
-          prompt_seconds: how much to use of what songs start from, rounded down to whole top-level tokens (all of it).
-          seed: the same seed, song number and `batch_size` give the same song, whatever is sampled beside it.
-          hop_fractions: new tokens per window as a fraction of the window, level 0 first (a half, and an eighth for the
-            top level).
-          batch_size: songs per compiled batch, of which the last is filled up; larger is faster for many songs.
-          strict_labels: refuse names that the model does not know.
-          original_overrun: continue songs that are shorter than a window of the top prior as the original does, which
-            adds `seconds` at the top level, whatever is there; the levels below end where they should.
+          session: folder in which every finished window is kept; after whatever end, the same settings go on from
+            there.
+          settings: what is to be sampled; `sampling.order.make_order` says what there is.
 
         Raises:
           UserError: settings that no song could be sampled with; nothing has been sampled then.
@@ -176,92 +120,78 @@ class Model:
         Warns:
           UserWarning: for each name that the model does not know and takes as unknown, and for lyrics that it ignores.
         """
-        if n_samples < 1:
-            raise UserError(f"n_samples is {n_samples}: ask for at least 1 song.")
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: sample at least 1 song at once.")
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed is {seed}: choose a whole number from 0 to {2**32 - 1}.")
-        sampling = SamplingConfig(temperature, top_k, top_p)
-        artists, genres = _repeat("artist", artist, n_samples), _repeat("genre", genre, n_samples)
-        texts = _repeat("lyrics", lyrics, n_samples)
-        remarks = [
-            text
-            for pair in dict.fromkeys(zip(artists, genres, strict=True))
-            for text in unknown_names(self.priors, *pair)
-        ]
-        if remarks and strict_labels:
-            raise UserError(" ".join(dict.fromkeys(remarks)))
-
-        codec, levels = self.codec.config, self.levels
-        if hop_fractions is None:
-            hop_fractions = (HOP_FRACTION,) * (codec.levels - 1) + (TOP_HOP_FRACTION,)
-        start = beginning(
-            self.codec,
-            n_samples,
-            prompt=prompt,
-            continue_from=continue_from,
-            upsample=upsample,
-            prompt_seconds=prompt_seconds,
-        )
-        if sample_length is None:
-            sample_length = self._sample_length(seconds, start)
-        check_request(levels, sample_length, hop_fractions)
-        start = start.within(codec, sample_length, original_overrun)
-        lengths = [sample_length // hop for hop in codec.hops]
-        to_sample = range(codec.levels - (start.mode == "upsample"))
-        windows = [
-            level_windows(levels[i], lengths[i], hop_fractions[i], start.tokens[i].shape[1], original_overrun)
-            for i in to_sample
-        ]
-        if not any(windows):
-            raise UserError("What the songs start from is as long as was asked for: ask for more seconds.")
-
-        offset, total_samples = self._place(sample_length, offset_seconds, total_seconds)
-        requests = [Request(i, total_samples, offset, artists[i], genres[i], texts[i]) for i in range(n_samples)]
-        labels = [[song_labels(levels[i].prior, request) for request in requests] for i in to_sample]
-        for i in to_sample:
-            check_songs(levels[i], labels[i], windows[i])
-        if any(texts) and self.priors[-1].config.lyrics is None:
-            remarks.append("The model takes no lyrics: those given are ignored.")
-        for text in dict.fromkeys(remarks):
-            warnings.warn(text, stacklevel=2)
-
-        tokens = list(start.tokens)
-        for index in reversed(to_sample):
-            tokens[index] = sample_level(
-                levels[index],
-                labels[index],
-                lengths[index],
-                seed=seed,
-                sampling=sampling,
-                hop_fraction=hop_fractions[index],
-                batch_size=batch_size,
-                upper=tokens[index + 1] if index + 1 < codec.levels else None,
-                given=start.tokens[index],
-                overrun=original_overrun,
-                progress=progress,
-            )
-
-        songs = []
-        for index, request in enumerate(requests):
-            ours = tuple(level[index] for level in tokens)
-            provenance = {
-                "generator": f"jukebox_jax {__version__}",
-                "ai_generated": True,
-                "codec": self.codec.hash,
-                "seed": seed,
-                "song": index,
-                "batch_size": batch_size,
-                "sample_length": sample_length,
-                "hop_fractions": list(hop_fractions),
-                "sampling": asdict(sampling),
-                "request": asdict(request),
-                **start.provenance(index),
-                "original_overrun": original_overrun,
-            }
-            songs.append(Song(ours, self.decode(ours), codec.sample_rate, provenance))
+        order = self.order(**settings)
+        (songs,) = (event for event in self.run(order, session=session, progress=progress) if isinstance(event, list))
         return songs
+
+    def stream(
+        self, *, session: os.PathLike | str | None = None, progress: bool = False, **settings: Any
+    ) -> Iterator[Chunk]:
+        """Samples songs as `sample` does, and yields their sound piece by piece as it is finished: all of the top level
+        first, then of the level below, …; the sound of level 0 is the final one."""
+        order = self.order(**settings)
+        streamer = Streamer(self.codec, [len(level) for level in order.beginning.tokens])
+        for event in self.run(order, session=session, progress=progress):
+            if not isinstance(event, list):
+                yield from streamer.heard(event)
+
+    def order(self, **settings: Any) -> Order:
+        """What is to be sampled, checked; see `sampling.order.make_order`. Warns as `sample` does."""
+        order = make_order(self.codec, self.levels, **settings)
+        for text in order.remarks:
+            warnings.warn(text, stacklevel=3)
+        return order
+
+    def plan(self, order: Order) -> list[LevelPlan]:
+        """How much memory each level will take, level 0 first, with the batch sizes that fit.
+
+        Raises:
+          UserError: one does not fit; says what would.
+        """
+        return plan_order(self.levels, order, jax.devices()[0])
+
+    def session_name(self, order: Order) -> str:
+        """A name of its own for the session of an order with this model."""
+        return settings_hash(order.settings(self.codec, self.priors))[:16]
+
+    def run(
+        self, order: Order, *, session: os.PathLike | str | None = None, progress: bool = True
+    ) -> Iterator[tuple[int, Finished] | LevelDone | list[Song]]:
+        """Samples an order: yields what `sampling.order.sample_order` does, and in the end the songs."""
+        if session is not None:
+            order = resumed(order, recorded_settings(Path(session)))
+        plans = self.plan(order)
+        sizes = [plan.batch_size for plan in plans]
+        settings = order.settings(self.codec, self.priors) | {"batch_sizes": sizes}
+        journal = contextlib.nullcontext() if session is None else open_journal(Path(session), settings)
+        tokens: dict[int, tuple[np.ndarray, ...]] = {}
+        with journal as opened:
+            for event in sample_order(self.levels, order, plans, opened, progress):
+                if isinstance(event, LevelDone):
+                    tokens[event.level] = event.tokens
+                yield event
+        yield [
+            self._song(order, sizes, song, tuple(tokens[level][song] for level in range(len(tokens))))
+            for song in range(len(order.requests))
+        ]
+
+    def _song(self, order: Order, batch_sizes: list[int], song: int, tokens: tuple[np.ndarray, ...]) -> Song:
+        provenance = {
+            "generator": f"jukebox_jax {__version__}",
+            "ai_generated": True,
+            "codec": self.codec.hash,
+            "song": song,
+            **order.song_settings(song),
+            "hop_fractions": list(order.hop_fractions),
+            "precision": order.precision,
+            "batch_sizes": batch_sizes,
+            "original_overrun": order.overrun,
+        }
+        levels = self.decode(tokens)
+        if max(order.n_segments) > 1:
+            seams = measure_seams(self.levels, order, song, tokens, levels)
+            provenance |= {"approximate": True, "n_segments": list(order.n_segments), "seams": seams}
+        return Song(tokens, levels, self.codec.config.sample_rate, provenance)
 
     def embed(
         self,
@@ -339,11 +269,7 @@ class Model:
 
     def decode(self, tokens: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[np.ndarray, " _"], ...]:
         """Audio of one song from the tokens of each level (level 0 first), every level decoded alone."""
-        config, codec = self.codec.config, self.codec.codec
-        return tuple(
-            np.asarray(_decode(config, codec, jnp.asarray(codes)[None], level))[0, :, 0]
-            for level, codes in enumerate(tokens)
-        )
+        return tuple(decode_piece(self.codec, level, codes, 0, len(codes)) for level, codes in enumerate(tokens))
 
     @property
     def levels(self) -> list[Level]:
@@ -354,44 +280,6 @@ class Model:
             Level(prior, config.hops[index], ratios[index], config.sample_rate)
             for index, prior in enumerate(self.priors)
         ]
-
-    def _sample_length(self, seconds: float | None, start: Beginning) -> int:
-        config = self.codec.config
-        if seconds is None and start.mode == "upsample":
-            return start.tokens[-1].shape[1] * config.hops[-1]
-        seconds = SECONDS if seconds is None else seconds
-        if not math.isfinite(seconds * config.sample_rate):
-            raise UserError(f"seconds is {seconds}: ask for a finite number of seconds.")
-        sample_length = int(seconds * config.sample_rate) // config.hops[-1] * config.hops[-1]
-        if sample_length <= 0:
-            raise UserError(f"{seconds} s is less than one token of the top level: ask for more seconds.")
-        return sample_length
-
-    def _place(self, sample_length: int, offset_seconds: float, total_seconds: float | None) -> tuple[int, int]:
-        """Where the sampled part starts in the imagined whole song, and how long that is, in samples."""
-        rate, labels = self.codec.config.sample_rate, self.priors[-1].config.labels
-        if not (math.isfinite(offset_seconds * rate) and offset_seconds >= 0):
-            raise UserError(f"offset_seconds is {offset_seconds}: give a finite number of seconds, 0 or more.")
-        offset = int(offset_seconds * rate)
-        end = offset + sample_length
-        if total_seconds is not None:
-            if not math.isfinite(total_seconds * rate):
-                raise UserError(f"total_seconds is {total_seconds}: give a finite number of seconds, or leave it out.")
-            total = int(total_seconds * rate)
-            if total < end:
-                raise UserError(
-                    f"total_seconds={total_seconds} is shorter than the {sample_length / rate:.2f} s to sample"
-                    f"{f', from {offset / rate:.2f} s on' if offset else ''}: "
-                    "it is the length of the whole imagined song."
-                )
-        else:
-            total = max(end, int(np.ceil(labels.min_duration_seconds * rate)) if labels else 0)
-        if labels and not labels.min_duration_seconds * rate <= total < labels.max_duration_seconds * rate:
-            raise UserError(
-                f"A whole song of {total / rate:.2f} s is outside what the model knows, "
-                f"{labels.min_duration_seconds:g} to {labels.max_duration_seconds:g} s: change total_seconds."
-            )
-        return offset, total
 
 
 def load(folder: os.PathLike | str | None = None) -> Model:
@@ -411,20 +299,8 @@ def load(folder: os.PathLike | str | None = None) -> Model:
     return Model(codec, priors)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _decode(config: VQVAEConfig, codec: Codec, codes: Int[Array, "b u"], level: int) -> Float[Array, "b t 1"]:
-    return decode(config, codec, codes, level)
-
-
 def _one_each(what: str, texts: str | Sequence[str], count: int) -> list[str]:
     texts = [texts] * count if isinstance(texts, str) else list(texts)
     if len(texts) != count:
         raise UserError(f"{what} is {len(texts)} texts for {count} clips: give one for each, or one for all.")
     return texts
-
-
-def _repeat(what: str, names: str | Sequence[str], count: int) -> list[str]:
-    names = [names] if isinstance(names, str) else list(names)
-    if not names:
-        raise UserError(f"{what} is an empty list: give at least one name, or leave it out.")
-    return [names[index % len(names)] for index in range(count)]

@@ -98,7 +98,7 @@ def test_imports_run_one_way():
         ("import jukebox_jax.models.prior", {"models"}),
         ("from jukebox_jax import api, demo", {"api", "demo"}),
         ("from jukebox_jax import __version__", set()),
-        ("def f():\n    from jukebox_jax.sampling.decode import x", {"sampling"}),
+        ("def f():\n    from jukebox_jax.sampling.engine import x", {"sampling"}),
         ("from ..audio import files", {"audio"}),
         ("from . import loop", {"training"}),
         ("import numpy.fft, jukebox", set()),

@@ -17,14 +17,13 @@ from jukebox_jax.models.attention import (
     Layout,
     Pattern,
     attend_all,
-    attend_chunk,
     attend_next,
+    attend_rows,
     empty_cache,
     held_positions,
     slot_count,
 )
 from jukebox_jax.models.layers import Linear
-from jukebox_jax.sampling.windows import chunk_sizes
 
 Parameters = Mapping[str, jax.Array]
 
@@ -59,8 +58,9 @@ def _pattern(recorded: Reader, name: str, pattern: Pattern, layout: Layout, head
         yield Check(f"{name}/grad/{key}", gradient, GRADIENT)
     if pattern in (Pattern.SUMMARY, Pattern.SUMMARY_SPREAD):  # the original cannot sample these
         return
+    # Sizes of chunks change nothing but rounding; ours are whole rows.
     for size in [1, *recorded.config["chunks"]]:
-        y = _sampled(params, pattern, layout, heads, x, encoded, size)
+        y = _sampled(params, pattern, layout, heads, x, encoded, rows=size // 2)
         yield Check(f"{name}/out/y_chunk{size}", y, ACTIVATIONS)
     if pattern == Pattern.ENCODER:
         lengths = [slot_count(pattern, layout)] * layout.length
@@ -76,26 +76,25 @@ def _sampled(
     heads: int,
     x: jax.Array,
     encoded: jax.Array | None,
-    size: int,
+    rows: int,
 ) -> jax.Array:
-    """The output of the cached path, `size` tokens at a time."""
+    """The output of the cached path, so many rows at a time, or token by token."""
     q, k, v = _project(params, x, encoded, heads)
     if encoded is None:
         cache = empty_cache(pattern, len(x), layout, heads, q.shape[-1], x.dtype)
     else:
-        cache, k, v = LayerCache(k, v), None, None
-    parts, position = [], 0
-    for count in chunk_sizes(layout.length, size):
-        here = slice(position, position + count)
-        new = [None if tokens is None else tokens[:, here] for tokens in (q, k, v)]
-        if size == 1:
-            new = [None if tokens is None else tokens[:, 0] for tokens in new]
-            part, cache = _next(pattern, layout, cache, *new, jnp.asarray(position))
-            part = part[:, None]
+        cache, k, v = LayerCache(jnp.stack([k, v], axis=2)), None, None
+    parts, size = [], max(1, rows * layout.block_ctx)
+    for position in range(0, layout.length, size):
+        new = [None if tokens is None else tokens[:, position : position + size] for tokens in (q, k, v)]
+        if rows:
+            row = jnp.asarray(position // layout.block_ctx)
+            part, cache = _rows(pattern, layout, cache, *new, row, jnp.asarray(size))
         else:
-            part, cache = _chunk(pattern, layout, cache, *new, jnp.asarray(position), jnp.asarray(count))
+            new = [None if tokens is None else tokens[:, 0] for tokens in new]
+            part, cache = _next(pattern, layout, cache, *new, jnp.full(len(x), position))
+            part = part[:, None]
         parts.append(part)
-        position += count
     return _linear(params, "c_proj", _joined(jnp.concatenate(parts, axis=1)))
 
 
@@ -105,8 +104,8 @@ def _next(pattern, layout, cache, q, k, v, position):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _chunk(pattern, layout, cache, q, k, v, position, count):
-    return attend_chunk(pattern, cache, q, k, v, layout, position, count)
+def _rows(pattern, layout, cache, q, k, v, row, count):
+    return attend_rows(pattern, cache, q, k, v, layout, row, count)
 
 
 def _project(params: Parameters, x: jax.Array, encoded: jax.Array | None, heads: int) -> list[jax.Array]:

@@ -20,8 +20,9 @@ from jukebox_jax.interop.hparams import codec_config, prior_config
 from jukebox_jax.interop.layout import codec_from_state, prior_from_state
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import Codec, VQVAEConfig, decode, encode
-from jukebox_jax.sampling.cascade import Level, SongLabels, sample_level
-from jukebox_jax.sampling.decode import SamplingConfig
+from jukebox_jax.sampling.cascade import sample_level
+from jukebox_jax.sampling.drawing import SamplingConfig
+from jukebox_jax.sampling.requests import Level, SongLabels
 
 Codes = Mapping[int, np.ndarray]
 

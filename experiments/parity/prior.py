@@ -119,12 +119,16 @@ def _sampled(recorded: Reader, config: PriorConfig, params, batch: dict[str, jax
     greedy = SamplingConfig(temperature=1.0, top_k=1)
     codes = batch["tokens"]
     keys = song_keys(0, jnp.arange(len(codes)), config.level)
-    prime, chunk = recorded.extra["prime"], recorded.extra["chunk_size"]
+    prime = recorded.extra["prime"]
     declared = recorded.fixture.declared
     for name, given in (("greedy", 0), ("primed_greedy", prime), ("primed_greedy_partial", prime)):
         target = declared[f"out/{name}"][0][1]
         # What is not given must not matter.
         window = batch | {"tokens": jnp.where(jnp.arange(config.n_ctx) < given, codes, 0)}
-        sizes = {} if chunk is None or not given else {"chunk": chunk}
-        sampled = sample_window(config, greedy, params, window, keys, given=given, target=target, first=0, **sizes)
+        sampled = _window(config, greedy, given, target, params, window, keys)
         yield Check(f"out/{name}", np.asarray(sampled)[:, :target])
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _window(config: PriorConfig, sampling: SamplingConfig, given: int, target: int, params, window, keys):
+    return sample_window(config, sampling, params, window, keys, given=given, target=target, first=0)

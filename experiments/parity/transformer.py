@@ -18,7 +18,6 @@ from jukebox_jax.models.attention import Layout, Pattern
 from jukebox_jax.models.autoregressive import Autoregressive, Conditioning
 from jukebox_jax.models.prior import bits_per_item
 from jukebox_jax.models.transformer import TransformerConfig
-from jukebox_jax.sampling.windows import chunk_sizes
 from jukebox_jax.training.optimizer import global_norm
 
 DEEP_ORDERS = (7, 10, 11, 12)
@@ -122,25 +121,25 @@ def _sampled(recorded: Reader, model, params, tokens, conditioning, tolerance) -
     if config["prime_tokens"] is None:
         return
     given = tokens[:, : config["prime_tokens"]]
-    primed, logits = _greedy(model, params, conditioning, given, length, config["chunk_size"])
+    primed, logits = _greedy(model, params, conditioning, given, length)
     yield Check("out/primed_greedy", primed)
     yield Check("out/primed_greedy_logits", logits, tolerance)
 
 
-def _greedy(model, params, conditioning, given, length: int, chunk: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _greedy(model, params, conditioning, given, length: int) -> tuple[np.ndarray, np.ndarray]:
     """All tokens, `given` ones first, and the logits of each, from the cached path."""
     caches = model.apply({"params": params}, len(given), conditioning, method="empty_caches")
-    previous = jnp.pad(given, ((0, 0), (1, 0)))  # the first token has none
-    logits, position = [], 0
-    for count in chunk_sizes(given.shape[1], chunk or max(1, given.shape[1])):
-        here = previous[:, position : position + count]
-        where = jnp.asarray(position), jnp.asarray(count)
-        part, caches = _chunk(model, params, caches, here, *where, conditioning)
-        logits.append(part)
-        position += count
-    tokens, last = [given], previous[:, -1]
+    known, width = given.shape[1], model.config.block_ctx
+    previous = jnp.pad(given, ((0, 0), (1, width)))  # the first token has none
+    logits, last = [], previous[:, known]
+    for position in range(0, known, width):
+        count, here = min(width, known - position), previous[:, position : position + width]
+        where = jnp.asarray(position // width), jnp.asarray(count)
+        part, caches = _rows(model, params, caches, here, *where, conditioning)
+        logits.append(part[:, :count])
+    tokens = [given]
     for position in range(given.shape[1], length):
-        part, caches = _step(model, params, caches, last, jnp.asarray(position), conditioning)
+        part, caches = _step(model, params, caches, last, jnp.full(len(given), position), conditioning)
         last = jnp.argmax(part, axis=-1).astype(given.dtype)
         logits.append(part[:, None])
         tokens.append(last[:, None])
@@ -148,8 +147,8 @@ def _greedy(model, params, conditioning, given, length: int, chunk: int | None =
 
 
 @partial(jax.jit, static_argnums=0)
-def _chunk(model: Autoregressive, params, caches, previous, position, count, conditioning):
-    return model.apply({"params": params}, caches, previous, position, count, conditioning, method="chunk")
+def _rows(model: Autoregressive, params, caches, previous, row, count, conditioning):
+    return model.apply({"params": params}, caches, previous, row, count, conditioning, method="rows")
 
 
 @partial(jax.jit, static_argnums=0)

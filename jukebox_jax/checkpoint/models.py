@@ -73,7 +73,7 @@ def codec_hash(config: VQVAEConfig, codec: Codec) -> str:
 
 def prior_hash(prior: TrainedPrior) -> str:
     """SHA-256 over a prior's config and every weight."""
-    return _hash(prior.config, prior.params)
+    return _hash(prior.config, prior.read_params())
 
 
 def load_codec(folder: os.PathLike | str) -> TrainedCodec:
@@ -120,12 +120,9 @@ def find_prior(folder: os.PathLike | str) -> TrainedPrior:
 def prior_fingerprint(prior: TrainedPrior) -> str:
     """Tells priors apart without reading all of their weights: SHA-256 over the config and, of every stored file, name,
     size, beginning and end; over all weights if they are in memory only."""
-    digest = hashlib.sha256(json.dumps(config_lib.to_dict(prior.config), sort_keys=True).encode())
     if not prior.source:
-        for path, leaf in jax.tree_util.tree_leaves_with_path(prior.params):
-            digest.update(jax.tree_util.keystr(path).encode())
-            digest.update(np.asarray(leaf).tobytes())
-        return digest.hexdigest()
+        return prior_hash(prior)
+    digest = hashlib.sha256(json.dumps(config_lib.to_dict(prior.config), sort_keys=True).encode())
     for path in store.weight_files(prior.source):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
@@ -163,13 +160,13 @@ def split_cascade(folder: os.PathLike | str) -> tuple[Path, str]:
 
 
 def load_level(folder: Path, at: str, codec: TrainedCodec, level: int) -> TrainedPrior:
-    """Reads the prior of one level of a cascade (of `split_cascade`).
+    """The prior of one level of a cascade (of `split_cascade`), whose parameters stay where they are.
 
     Raises:
       UserError: it is missing, damaged, of another level or kind, or belongs to another codec.
     """
     part = folder / level_folder(level)
-    prior = load_prior(f"{part}{at}")
+    prior = find_prior(f"{part}{at}")
     if prior.config.level != level:
         raise UserError(f"{part} is a prior of level {prior.config.level}: put each level under its own name.")
     if (prior.config.conditioner is None) != (level == codec.config.levels - 1):

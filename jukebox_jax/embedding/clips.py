@@ -166,7 +166,7 @@ def embed_clips(
     Raises:
       UserError: labels that the prior cannot be told.
     """
-    weights = jax.device_put((codec.codec, prior.params))
+    weights = jax.device_put((codec.codec, prior.read_params()))
     windows = (window for clip in clips for window in _cut(codec.config, prior, settings, clip))
     provenance = {"generator": f"jukebox_jax {__version__}", "codec": codec.hash, **asdict(settings)}
     running: tuple[list[_Window], Array] | None = None

@@ -138,8 +138,13 @@ def visible(
 def attention_weights(
     q: Float[Array, "*b q h k"],
     k: Float[Array, "*b s h k"],
-    seen: Bool[Array, (... #q #s
-)] | None = None,
+    seen: Bool[
+        Array,
+        (
+            ...  # q #s
+        ),
+    ]
+    | None = None,
     blanks: int = 0,
 ) -> Float[Array, "*b h q _"]:
     """Softmax over keys, in float32; products in the dtype of the arguments.
@@ -162,8 +167,13 @@ def attend(
     q: Float[Array, "*b q h k"],
     k: Float[Array, "*b s h k"],
     v: Float[Array, "*b s h k"],
-    seen: Bool[Array, (... #q #s
-)] | None = None,
+    seen: Bool[
+        Array,
+        (
+            ...  # q #s
+        ),
+    ]
+    | None = None,
     blanks: int = 0,
 ) -> Float[Array, "*b q h k"]:
     """Attention of q queries over s keys and `blanks` blank ones; see `attention_weights`."""

@@ -46,7 +46,7 @@ class Packed:
 _MANY_ROWS = 64
 
 
-def product(x: Float[Array, "*b d"], kernel: Packed | Shaped[Array, d *f]) -> Float[Array, ...]:
+def product(x: Float[Array, "*b d"], kernel: Packed | Shaped[Array, d * f]) -> Float[Array, ...]:
     """x times a kernel, (*b, *f), in the dtype of x.
 
     With int8 weights, half-precision factors meet the converted weights, as accelerators convert them on the way from

@@ -107,7 +107,8 @@ def sample_parts(engine: Engine, level: Level, parts: Sequence[Part]) -> Iterato
         for slot in range(engine.slots):
             if slot not in running and waiting:
                 running[slot] = waiting.popleft()
-                entries[slot] = _entry(level, running[slot])
+                part = running[slot]
+                entries[slot] = entry_of(level, part, part.windows[0], part.tokens)
         if entries:
             slots = engine.admit(slots, entries)
         before = np.asarray(slots.position)
@@ -127,13 +128,13 @@ def sample_parts(engine: Engine, level: Level, parts: Sequence[Part]) -> Iterato
             yield finished
 
 
-def _entry(level: Level, part: Part) -> Entry:
-    """A part's next window."""
-    window, n_ctx = part.windows[0], level.prior.config.n_ctx
+def entry_of(level: Level, part: Part, window: Window, tokens: Int32[np.ndarray, " t"]) -> Entry:
+    """A window of a part's song, for which `tokens` of the level are known as far as it says."""
+    n_ctx = level.prior.config.n_ctx
     known = window.start + window.given
     batch = {name: rows[0] for name, rows in window_conditioning(level, [part.labels], window.start, known).items()}
     codes = np.zeros(n_ctx, np.int32)
-    codes[: window.given] = part.tokens[window.start : known]
+    codes[: window.given] = tokens[window.start : known]
     batch["tokens"] = codes
     if "upper" in batch_spec(level.prior.config):
         above = slice(window.start // level.ratio, (window.start + n_ctx) // level.ratio)

@@ -12,9 +12,10 @@ what is said of a batch holds for the batch of a device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import log
 from typing import Any
 
 import jax
@@ -122,6 +123,10 @@ class Engine:
         """Draws up to `turns` tokens in every slot, until one that had something to do is done; gives `slots` up."""
         return _advance(self.config, self.mesh, self.weights, slots, jnp.asarray(turns))
 
+    def bits(self, entry: Entry) -> Float[np.ndarray, " t"]:
+        """Bits that each of an entry's `given` tokens takes after those before it; without meaning for the others."""
+        return np.asarray(_bits(self.config, self.weights, _arrays(self.config, 0, entry)))[self.config.prefix :]
+
     def codes(self, slots: Slots) -> Int[np.ndarray, "b t"]:
         """The music in all slots."""
         return np.asarray(music_codes(self.config, slots.tokens))
@@ -190,28 +195,58 @@ def _admit(config: PriorConfig, mesh: Mesh, weights: dict[str, Any], slots: Slot
     return _on_every_device(on_device, mesh, (PartitionSpec(), _ALONG, _ALONG))(weights, slots, entries)
 
 
+@partial(jax.jit, static_argnums=0)
+def _bits(config: PriorConfig, weights: dict[str, Any], entry: dict[str, Any]) -> Float[Array, " t"]:
+    tokens = sequence(config, entry["batch"])
+
+    def told(logits, start, size):
+        here = jax.lax.dynamic_slice_in_dim(tokens, start, size, axis=1)
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), here[..., None], axis=-1)
+        return -chosen[0, :, 0] / log(2)
+
+    return _take_in(config, weights, entry["batch"], entry["given"], told)[2]
+
+
 def _admit_one(config: PriorConfig, weights: dict[str, Any], slots: Slots, entry: dict[str, Any]) -> Slots:
-    apply = partial(Prior(config).apply, {"params": weights})
-    batch, known = entry["batch"], entry["given"]
-    conditioning = apply(batch, method="condition")
-    tokens = sequence(config, batch)
-    previous = jnp.pad(tokens, ((0, 0), (1, 0)))  # a token's predecessor is its input; the first one's is ignored
-    rows = prefill_rows(config)
-    size = rows * config.transformer.block_ctx
-
-    def take_in(turn, caches):
-        inputs = jax.lax.dynamic_slice_in_dim(previous, turn * size, size, axis=1)
-        count = jnp.minimum(known - turn * size, size)
-        return apply(caches, inputs, turn * rows, count, conditioning, method="rows")[1]
-
-    caches = apply(1, conditioning, method="empty_caches")
-    caches = jax.lax.fori_loop(0, (known + size - 1) // size, take_in, caches)
+    conditioning, caches, _ = _take_in(config, weights, entry["batch"], entry["given"])
+    tokens = sequence(config, entry["batch"])
     drawing = {name: entry[name][None] for name in ("key", "temperature", "top_k", "top_p")}
     where = {name: entry[key][None] for name, key in (("position", "given"), ("target", "target"), ("first", "first"))}
     one = Slots(caches, tokens, conditioning.start, conditioning.inputs, Drawing(**drawing), **where)
     return jax.tree.map(
         lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one[0], entry["slot"], 0), slots, one
     )
+
+
+def _take_in(
+    config: PriorConfig,
+    weights: dict[str, Any],
+    batch: dict[str, Array],
+    known: Int[Array, ""],
+    told: Callable[[Float[Array, "1 t v"], Int[Array, ""], int], Float[Array, " t"]] | None = None,
+) -> tuple[Conditioning, tuple[LayerCache, ...], Float[Array, " t"]]:
+    """The conditioning of one window, its caches after the first `known` tokens of the sequence, and what `told` makes
+    of (logits, start, length) of each chunk of them."""
+    apply = partial(Prior(config).apply, {"params": weights})
+    conditioning = apply(batch, method="condition")
+    # A token's predecessor is its input; the first one's is ignored.
+    previous = jnp.pad(sequence(config, batch), ((0, 0), (1, 0)))
+    rows = prefill_rows(config)
+    size = rows * config.transformer.block_ctx
+
+    def chunk(turn, carry):
+        caches, found = carry
+        inputs = jax.lax.dynamic_slice_in_dim(previous, turn * size, size, axis=1)
+        count = jnp.minimum(known - turn * size, size)
+        logits, caches = apply(caches, inputs, turn * rows, count, conditioning, method="rows")
+        if told is not None:
+            found = jax.lax.dynamic_update_slice_in_dim(found, told(logits, turn * size, size), turn * size, axis=0)
+        return caches, found
+
+    caches = apply(1, conditioning, method="empty_caches")
+    found = jnp.zeros(config.transformer.context)
+    caches, found = jax.lax.fori_loop(0, (known + size - 1) // size, chunk, (caches, found))
+    return conditioning, caches, found
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
@@ -276,7 +311,9 @@ def sample_window(
     return music_codes(config, _take_turns(config, params, slots, jnp.asarray(target - given)).tokens)
 
 
-def _where_and_how(config: PriorConfig, given: int, target: int, first: int, sampling: SamplingConfig) -> dict[str, Any]:
+def _where_and_how(
+    config: PriorConfig, given: int, target: int, first: int, sampling: SamplingConfig
+) -> dict[str, Any]:
     return {
         "given": np.int32(config.prefix + given),
         "target": np.int32(config.prefix + target),

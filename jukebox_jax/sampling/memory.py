@@ -97,7 +97,8 @@ def _does_not_fit(config: PriorConfig, precision: Precision, plan: LevelPlan, fr
     remedies = [
         f"precision {name} with batch_size {size}" if name != precision else f"batch_size {size}"
         for name, size in smaller
-        if (name, size) != (precision, plan.batch_size) and plan_level(config, name, size).total <= free * (1 - _RESERVED)
+        if (name, size) != (precision, plan.batch_size)
+        and plan_level(config, name, size).total <= free * (1 - _RESERVED)
     ]
     advice = f"try {remedies[-1] if plan.batch_size > 1 else remedies[0]}" if remedies else "use a larger device"
     return UserError(f"{plan} do not fit into the {size_text(free)} that are free: {advice}.")

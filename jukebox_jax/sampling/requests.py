@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ from jukebox_jax.sampling.windows import Window, hop_tokens, plan
 @dataclass(frozen=True)
 class Request:
     """What one song should be. `total_samples` is the length of the imagined whole song, in which the sampled part
-    starts at `offset_samples` and over which `lyrics` are sung; `index` distinguishes songs of one seed. Artist and genre
-    may be blends, whose moments are seconds of the sampled part."""
+    starts at `offset_samples` and over which `lyrics` are sung; `index` distinguishes songs of one seed. Artist and
+    genre may be blends, whose moments are seconds of the sampled part."""
 
     index: int
     total_samples: int
@@ -199,8 +199,8 @@ def window_conditioning(
     """What the prior is told, besides tokens, of the window that starts at token `start`: label ids, and as it takes
     them, timing bins and lyrics. The timing is that of the whole window even where less is sampled.
 
-    Blends are those of token `new`, by default the window's first; `artist` and `genres` then have an axis of pairs, and
-    `weights` stand beside them.
+    Blends are those of token `new`, by default the window's first; `artist` and `genres` then have an axis of pairs,
+    and `weights` stand beside them.
 
     Raises:
       UserError: a window outside the song, or outside what the prior was built for.

@@ -103,8 +103,8 @@ def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[Journal]
             differing = _difference(there, json.loads(json.dumps(settings)))
             if differing:
                 raise UserError(
-                    f"{folder} is the session of something else ({differing}): choose another folder, or repeat what it "
-                    "was begun with."
+                    f"{folder} is the session of something else ({differing}): choose another folder, or repeat what "
+                    "it was begun with."
                 )
         yield Journal(folder, settings, settings_hash(settings))
 
@@ -136,7 +136,8 @@ def _difference(there: Any, here: Any, name: str = "") -> str:
                 return found
         return ""
     if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        return next(filter(None, (_difference(a, b, f"{name}[{i}]") for i, (a, b) in enumerate(zip(there, here)))), "")
+        found = (_difference(a, b, f"{name}[{i}]") for i, (a, b) in enumerate(zip(there, here, strict=True)))
+        return next(filter(None, found), "")
     return "" if there == here else f"{name} is {_short(there)} there and {_short(here)} here"
 
 

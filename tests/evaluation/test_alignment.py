@@ -16,7 +16,7 @@ from jukebox_jax.errors import UserError
 from jukebox_jax.evaluation.alignment import alignment
 from jukebox_jax.labels.lyrics import lyric_window
 from jukebox_jax.models.prior import Prior
-from jukebox_jax.sampling.cascade import Request, song_labels, window_conditioning
+from jukebox_jax.sampling.requests import Request, song_labels, window_conditioning
 
 CONTEXT, WINDOW, HOP = 32, 8, 128  # tokens and characters of a window, samples per token
 

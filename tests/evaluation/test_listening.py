@@ -13,8 +13,9 @@ from jukebox_jax.evaluation import listening
 from jukebox_jax.evaluation.listening import codec_listening, prior_listening
 from jukebox_jax.models.codebook import Codebook
 from jukebox_jax.models.vqvae import decode, encode
-from jukebox_jax.sampling.cascade import Request, sample_level, song_labels, window_conditioning
-from jukebox_jax.sampling.decode import SamplingConfig
+from jukebox_jax.sampling.cascade import sample_level
+from jukebox_jax.sampling.drawing import SamplingConfig
+from jukebox_jax.sampling.requests import Request, song_labels, window_conditioning
 
 
 class Windows:

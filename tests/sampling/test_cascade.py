@@ -13,18 +13,19 @@ from cascade import BAGS, CODEC, equal, lyric_prior, random_model, random_prior
 from jukebox_jax.errors import UserError
 from jukebox_jax.labels.ids import UNKNOWN, LabelTable, NameTable
 from jukebox_jax.labels.lyrics import lyric_window
-from jukebox_jax.sampling.cascade import (
+from jukebox_jax.sampling.cascade import sample_level
+from jukebox_jax.sampling.drawing import SamplingConfig, song_keys
+from jukebox_jax.sampling.engine import sample_window
+from jukebox_jax.sampling.requests import (
     Request,
     SongLabels,
     check_request,
     check_songs,
     level_windows,
-    sample_level,
     song_labels,
     unknown_names,
     window_conditioning,
 )
-from jukebox_jax.sampling.decode import SamplingConfig, sample_window, song_keys
 
 SECONDS = 1.0  # 8000 samples: 62 top tokens, 248 and 992 below; two to sixty windows of 32
 SETTINGS = {"seed": 3, "sampling": SamplingConfig(), "hop_fraction": 0.5, "batch_size": 3}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recorded import recorded
 
 from jukebox_jax.errors import UserError
-from jukebox_jax.sampling.windows import Window, batch_sizes, chunk_sizes, hop_tokens, plan, window_starts
+from jukebox_jax.sampling.windows import Window, hop_tokens, plan, segments, window_starts
 
 
 @pytest.mark.parametrize(
@@ -72,30 +72,42 @@ def test_examples_of_plans():
     assert plan(6890, 8192, 1024, 4134) == [Window(0, 4134, 6890)]
     (quirk,) = plan(6890, 8192, 1024, 4134, overrun=True)
     assert quirk.start + quirk.target == 11024  # the specification's example
-    assert batch_sizes(5, 2) == [2, 2, 1]
 
 
 def test_plans_are_the_original_ones():
     numbers = json.loads(recorded("f_sampling_plan.json").read_text())
     for case in numbers["starts"]:
         assert window_starts(case["total_length"], case["n_ctx"], case["hop_length"]) == case["starts"]
-    for case in numbers["split_batch"]:
-        assert batch_sizes(case["n"], case["split"]) == case["sizes"]
-    for case in numbers["split_chunks"]:
-        assert chunk_sizes(case["length"], case["chunk"]) == case["sizes"]
     for case in numbers["plans"]:
         windows = plan(case["total"], case["n_ctx"], case["hop"], case["have"], overrun=True)
-        calls = [(w, size) for w in windows for size in batch_sizes(case["n_samples"], case["max_batch_size"])]
+        # The original splits songs into batches, window by window; which songs share one does not matter here.
+        batches = -(-case["n_samples"] // case["max_batch_size"])
         ratio = case["cond_downsample"]
-        for (window, size), call in zip(calls, case["calls"], strict=True):
+        for window, call in zip([w for w in windows for _ in range(batches)], case["calls"], strict=True):
             assert (window.start, window.given) == (call["start"], call["prime_tokens"])
             assert window.target - window.given == call["new_tokens"]
             assert call["sample_tokens"] in (None, window.target)
             assert call["y_offset_added"] == window.start * (8, 32, 128)[case["level"]]
-            assert call["n_samples"] == size
             above = ratio and [window.start // ratio, (window.start + case["n_ctx"]) // ratio]
             assert call["z_cond_range"] == above
         assert case["final_tokens"] == max([case["have"], *(w.start + w.target for w in windows)])
+
+
+@given(st.data())
+def test_segments_cover_a_level_between_them(data):
+    total, n_ctx = data.draw(st.integers(32, 200)), 32
+    have, hop = data.draw(st.integers(0, total)), data.draw(st.sampled_from([4, 8, 16, 32]))
+    windows, most = plan(total, n_ctx, hop, have), data.draw(st.integers(1, 9))
+    parts = segments(windows, most)
+    assert len(parts) == max(1, min(most, len(windows)))
+    assert parts[0] == (windows if len(parts) == 1 else parts[0][0], 0)
+    assert [w.start for part, _ in parts for w in part] == [w.start for w in windows]
+    for (part, begin), (before, _) in zip(parts[1:], parts, strict=False):
+        assert part[0].given == 0
+        assert part[0].start <= begin == before[-1].start + before[-1].target  # no token is missing or done twice
+        assert part[1:] == windows[windows.index(part[1]) :][: len(part) - 1] if part[1:] else True
+    lengths = [len(part) for part, _ in parts]
+    assert max(lengths) - min(lengths) <= 1
 
 
 def test_hop_fractions():

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.prior import Prior
-from jukebox_jax.sampling.decode import SamplingConfig, filter_logits, sample_window, song_keys
+from jukebox_jax.sampling.drawing import SamplingConfig, filter_logits, song_keys
+from jukebox_jax.sampling.engine import sample_window
 
 
 def test_top_k_keeps_the_largest_and_their_ties():
