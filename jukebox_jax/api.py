@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -43,7 +43,7 @@ from jukebox_jax.sampling.order import LevelDone, Order, make_order, plan_order,
 from jukebox_jax.sampling.requests import Level, unknown_names
 from jukebox_jax.sampling.seams import measure_seams
 from jukebox_jax.sampling.session import open_journal, recorded_settings, settings_hash
-from jukebox_jax.sampling.stream import Chunk, Streamer
+from jukebox_jax.sampling.stream import Chunk, Streamer, decode_level
 
 
 @dataclass(frozen=True)
@@ -155,12 +155,20 @@ class Model:
         return settings_hash(order.settings(self.codec, self.priors))[:16]
 
     def run(
-        self, order: Order, *, session: os.PathLike | str | None = None, progress: bool = True
+        self,
+        order: Order,
+        *,
+        session: os.PathLike | str | None = None,
+        progress: bool = True,
+        tell: Callable[[Sequence[LevelPlan]], None] | None = None,
     ) -> Iterator[tuple[int, Finished] | LevelDone | list[Song]]:
-        """Samples an order: yields what `sampling.order.sample_order` does, and in the end the songs."""
+        """Samples an order: yields what `sampling.order.sample_order` does, and in the end the songs; `tell` is called
+        with the plan of memory before anything is loaded."""
         if session is not None:
             order = resumed(order, recorded_settings(Path(session)))
         plans = self.plan(order)
+        if tell is not None:
+            tell(plans)
         sizes = [plan.batch_size for plan in plans]
         settings = order.settings(self.codec, self.priors) | {"batch_sizes": sizes}
         journal = contextlib.nullcontext() if session is None else open_journal(Path(session), settings)
@@ -269,7 +277,7 @@ class Model:
 
     def decode(self, tokens: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[np.ndarray, " _"], ...]:
         """Audio of one song from the tokens of each level (level 0 first), every level decoded alone."""
-        return tuple(decode_piece(self.codec, level, codes, 0, len(codes)) for level, codes in enumerate(tokens))
+        return tuple(decode_level(self.codec, level, codes) for level, codes in enumerate(tokens))
 
     @property
     def levels(self) -> list[Level]:

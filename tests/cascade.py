@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -12,7 +14,9 @@ import numpy as np
 from flax.core import meta
 
 from jukebox_jax.api import Model
+from jukebox_jax.checkpoint import compact
 from jukebox_jax.checkpoint.models import TrainedCodec, TrainedPrior
+from jukebox_jax.config import to_dict
 from jukebox_jax.labels.ids import LabelTable
 from jukebox_jax.models.conditioning import ConditionerConfig, LabelConfig
 from jukebox_jax.models.lyrics import LyricConfig, LyricEncoderConfig
@@ -99,6 +103,20 @@ def random_model(lyrics: Lyrics | None = None) -> Model:
     if lyrics is not None:
         priors[-1] = lyric_prior(lyrics)
     return Model(TrainedCodec(CODEC, random_codec(), "tiny"), tuple(priors))
+
+
+def write_model(folder: Path, levels: Sequence[int] = (0, 1, 2)) -> Path:
+    """The codec and some priors of `random_model` as a folder that `api.load` reads."""
+    codec = random_codec()
+    books = {str(level): {"codes": codes} for level, codes in enumerate(codec.codebooks)}
+    compact.save(
+        folder / "vqvae", {"params": codec.params, "model_state": books}, {"kind": "codec", "model": to_dict(CODEC)}
+    )
+    for level in levels:
+        prior = random_model().priors[level]
+        config = {"kind": "prior", "model": to_dict(prior.config), "labels": prior.labels.to_json(), "codec": ""}
+        compact.save(folder / f"level_{level}", {"params": prior.params}, config)
+    return folder
 
 
 def equal(a: np.ndarray, b: np.ndarray) -> bool:

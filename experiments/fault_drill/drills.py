@@ -13,13 +13,15 @@ import jukebox_jax
 from experiments.fault_drill.config import CODES
 from experiments.fault_drill.engine import Drill
 from experiments.fault_drill.training import Place, bad_numbers_drill, training_drill
-from experiments.fault_drill.verbs import encode_drill, prepare_drill
+from experiments.fault_drill.verbs import embed_drill, encode_drill, prepare_drill, sample_drill
 from jukebox_jax.corpus.demo_corpus import demo_folder
 from jukebox_jax.corpus.prepare import prepare
 from jukebox_jax.corpus.tokens import write_token_dataset
 from jukebox_jax.pipeline.dataset import Song
 
 HOPS = {"level_0": 8, "level_1": 32, "level_2": 128}
+#: Of three songs of 6 s by the shipped model.
+SAMPLE_WINDOWS = 0
 CODEC = Path(jukebox_jax.__file__).parent / "toy" / "vqvae"
 
 
@@ -84,5 +86,7 @@ _DRILLS: dict[str, Callable[[str, Data, Path, int], Drill]] = {
     "bad_numbers": lambda name, data, cache, steps: bad_numbers_drill(name, steps, cache),
     "prepare": lambda name, data, cache, steps: prepare_drill(data.music, "--workers", 2),
     "encode": lambda name, data, cache, steps: encode_drill(data.audio, CODEC),
+    "embed": lambda name, data, cache, steps: embed_drill(data.music, CODEC.parent),
+    "sample": lambda name, data, cache, steps: sample_drill(None, "--seconds", 6, songs=3, windows=SAMPLE_WINDOWS),
 }
 NAMES = tuple(_DRILLS)

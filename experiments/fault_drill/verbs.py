@@ -75,6 +75,29 @@ def embed_drill(music: Path, model: Path) -> Drill:
     )
 
 
+def sample_drill(model: Path | None, *flags: object, songs: int, windows: int) -> Drill:
+    """`jukebox-jax sample` of three levels, of a model folder or the shipped model. Units are windows of songs.
+
+    Args:
+      windows: how many the command samples in all.
+    """
+    which = ("--demo",) if model is None else ("--model", model)
+    command = ("sample", *which, "--n-samples", songs, *flags, "--out")
+
+    def seen(folder: Path) -> int:
+        return sum(not path.name.startswith(".") for path in (folder / "out").glob("sessions/*/level_*.npz"))
+
+    return Drill(
+        name="sample",
+        what="the same bytes",
+        starts=(lambda folder: [verb(*command, folder / "out")],),
+        total=windows,
+        seen=seen,
+        compare=compare_bytes,
+        most_kills=windows,
+    )
+
+
 def files_in(folder: Path) -> Sequence[Path]:
     """What lies in a folder, which may vanish meanwhile."""
     try:

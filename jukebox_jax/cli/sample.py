@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +16,23 @@ from jukebox_jax.cli import arguments
 from jukebox_jax.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jukebox_jax.api import Model
+    from jukebox_jax.sampling.memory import LevelPlan
 
 DESCRIPTION = """Sample songs: top prior, two upsamplers, decoder.
 
 The same seed and batch size give the same songs, whatever is sampled beside them. Songs start from nothing, from audio
-(--prompt), from the tokens of an earlier song (--continue), or from its top level alone (--upsample)."""
+(--prompt), from the tokens of an earlier song (--continue), or from its top level alone (--upsample). Every finished
+window is kept: after whatever end, the same command goes on from there.
+
+Artist and genre may be blends, in JSON: '{"Bach": 0.7, "Corelli": 0.3}', or, changing with the seconds of the song,
+'{"0": "Bach", "10": {"Bach": 1, "Corelli": 1}}'."""
 EXAMPLE = """  jukebox-jax sample --demo --seconds 6 --seed 1 --out songs
   jukebox-jax sample --demo --seconds 9 --continue songs/seed_1_song_0.tokens.npz --seed 2 --out longer
   jukebox-jax sample --model runs/mine --artist "Anna Magdalena" --artist "Johann" --n-samples 4 --out songs"""
-IF_INTERRUPTED = "Run the same command again: the same seed gives the same songs."
+IF_INTERRUPTED = "Run the same command again: it goes on from the windows that were finished."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,10 +87,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-seconds", type=arguments.number, help="how much to use of what songs start from")
     parser.add_argument("--seed", type=arguments.seed, default=0, help="(0)")
     parser.add_argument("--n-samples", type=arguments.count, default=1, help="how many songs (1)")
-    parser.add_argument("--batch-size", type=arguments.count, help="songs sampled at once (4)")
-    parser.add_argument("--temperature", type=arguments.number, help="above 1 bolder, below 1 safer")
-    parser.add_argument("--top-k", type=int, help="draw each token from the k likeliest")
-    parser.add_argument("--top-p", type=float, help="draw each token from the likeliest that hold this probability")
+    parser.add_argument(
+        "--batch-size", type=arguments.count, help="songs or segments at once (as many as there are, as memory allows)"
+    )
+    levels = "; of each level: 2=%s,1=%s,0=%s"
+    parser.add_argument(
+        "--temperature",
+        type=_by_level(arguments.number),
+        help="above 1 bolder, below 1 safer" + levels % (0.99, 0.98, 0.97),
+    )
+    parser.add_argument(
+        "--top-k", type=_by_level(int), help="draw each token from the k likeliest" + levels % (50, 0, 0)
+    )
+    parser.add_argument(
+        "--top-p",
+        type=_by_level(float),
+        help="draw each token from the likeliest that hold this probability" + levels % (0.9, 0, 0),
+    )
+    parser.add_argument(
+        "--parallel",
+        type=arguments.count,
+        metavar="SEGMENTS",
+        help="upsample in so many segments side by side: faster, but approximate at their seams (1)",
+    )
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8"], help="of the priors' weights (float32)")
+    parser.add_argument(
+        "--session",
+        metavar="FOLDER",
+        type=arguments.local_path,
+        help="where finished windows are kept (a folder of its own for each command, in OUT/sessions)",
+    )
+    parser.add_argument(
+        "--preview", action="store_true", help="also write what there is, as soon as it can be heard, to OUT/preview"
+    )
 
     parser.add_argument("--strict-labels", action="store_true", help="refuse names that the model does not know")
     parser.add_argument(
@@ -95,22 +133,84 @@ def run(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file: name a folder.")
     names = ("artist", "genre", "lyrics", "seconds", "sample_length", "total_seconds", "offset_seconds", "batch_size")
-    names += ("prompt_seconds", "temperature", "top_k", "top_p", "strict_labels", "original_overrun")
+    names += ("prompt_seconds", "temperature", "top_k", "top_p", "parallel", "precision")
+    names += ("strict_labels", "original_overrun")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.lyrics_file:
         given["lyrics"] = [_read_text(path) for path in args.lyrics_file]
+    for name in ("artist", "genre"):
+        if name in given:
+            given[name] = [_blend(f"--{name}", text) for text in given[name]]
     _check_start(args)
 
     with _writable_folder(args.out):
         from jukebox_jax import api
 
         model = api.load(None if args.demo else args.model)
-        songs = model.sample(seed=args.seed, n_samples=args.n_samples, **given, **_start(args, model))
+        order = model.order(seed=args.seed, n_samples=args.n_samples, **given, **_start(args, model))
+        session = args.session or args.out / "sessions" / model.session_name(order)
+        preview = Preview(args.out / "preview", model, args.n_samples) if args.preview else None
+        for event in model.run(order, session=session, tell=print_plan):
+            if isinstance(event, list):
+                songs = event
+            elif preview is not None:
+                preview.write(event)
         for index, song in enumerate(songs):
             path = args.out / f"seed_{args.seed}_song_{index}.wav"
             song.save(path)
             song.save_tokens(path.with_suffix(".tokens.npz"))
             print(path)
+
+
+def print_plan(plans: Sequence[LevelPlan]) -> None:
+    """Says what each level takes of the device's memory, top level first, as that is the first to be loaded."""
+    for plan in reversed(plans):
+        print(plan, file=sys.stderr)
+
+
+class Preview:
+    """Wave files that grow while songs are sampled, one for each level of each song."""
+
+    def __init__(self, folder: Path, model: Model, songs: int):
+        from jukebox_jax.sampling.stream import Streamer
+
+        self.folder, self.streamer = folder, Streamer(model.codec, songs)
+        self.heard: dict[tuple[int, int], list[np.ndarray]] = {}
+
+    def write(self, event: Any) -> None:
+        """Adds what can be heard of an event; a file is always whole."""
+        import numpy as np
+
+        from jukebox_jax.audio.files import write_audio
+
+        for chunk in self.streamer.heard(event):
+            pieces = self.heard.setdefault((chunk.level, chunk.song), [])
+            pieces.append(chunk.audio)
+            path = self.folder / f"song_{chunk.song}_level_{chunk.level}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_audio(path, np.concatenate(pieces), chunk.sample_rate)
+
+
+def _by_level(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A number of all levels, or LEVEL=NUMBER,… for each."""
+
+    def parsed(text: str) -> Any:
+        if "=" not in text:
+            return parse(text)
+        pairs = [pair.partition("=") for pair in text.split(",")]
+        return {int(level): parse(value) for level, _, value in pairs}
+
+    return parsed
+
+
+def _blend(flag: str, text: str) -> Any:
+    """A name, or a blend in JSON."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{flag} {text} is no JSON ({error}): write for instance '{{\"Bach\": 0.7}}'.") from None
 
 
 def _offset(text: str) -> float:
@@ -148,23 +248,17 @@ def _check_start(args: argparse.Namespace) -> None:
 
 def _start(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     """What songs start from, as `Model.sample` takes it."""
-    import numpy as np
-
     from jukebox_jax.audio.files import read_audio
 
-    def stacked(paths: Sequence[Path]) -> list[np.ndarray]:
-        songs = [model.load_tokens(path) for path in paths]
-        for path, song in zip(paths, songs, strict=True):
-            if [len(codes) for codes in song] != [len(codes) for codes in songs[0]]:
-                raise UserError(f"{paths[0]} and {path} are songs of different lengths: take them one at a time.")
-        return [np.stack(level) for level in zip(*songs, strict=True)]
+    def loaded(paths: Sequence[Path]) -> list[list[np.ndarray]]:
+        return [list(level) for level in zip(*(model.load_tokens(path) for path in paths), strict=True)]
 
     if args.prompt:
         rate = model.codec.config.sample_rate
         return {"prompt": [read_audio(path, rate).mean(axis=1) for path in args.prompt]}
     if args.continue_from:
-        return {"continue_from": stacked(args.continue_from)}
-    return {"upsample": stacked(args.upsample)[-1]} if args.upsample else {}
+        return {"continue_from": loaded(args.continue_from)}
+    return {"upsample": loaded(args.upsample)[-1]} if args.upsample else {}
 
 
 @contextlib.contextmanager

@@ -92,15 +92,19 @@ def reach(config: VQVAEConfig, level: int) -> int:
 def decode_piece(
     codec: TrainedCodec, level: int, tokens: Int32[np.ndarray, " t"], start: int, stop: int
 ) -> Float[np.ndarray, " s"]:
-    """The sound of tokens `start` .. `stop` - 1 as it is within all of them."""
+    """The sound of tokens `start` .. `stop` - 1, a piece's at most, as it is within all of them."""
     hop, margin = codec.config.hops[level], reach(codec.config, level)
     if len(tokens) <= _PIECE + 2 * margin:
         first, piece = 0, tokens
     else:
         first = min(max(0, start - margin), len(tokens) - _PIECE - 2 * margin)
         piece = tokens[first : first + _PIECE + 2 * margin]
-    audio = np.asarray(_decode(codec.config, codec.codec, jnp.asarray(piece)[None], level))[0, :, 0]
-    return audio[(start - first) * hop : (stop - first) * hop]
+    return decode_level(codec, level, piece)[(start - first) * hop : (stop - first) * hop]
+
+
+def decode_level(codec: TrainedCodec, level: int, tokens: Int32[np.ndarray, " t"]) -> Float[np.ndarray, " s"]:
+    """The sound of all tokens of a level, in one piece."""
+    return np.asarray(_decode(codec.config, codec.codec, jnp.asarray(tokens)[None], level))[0, :, 0]
 
 
 @partial(jax.jit, static_argnums=(0, 3))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cascade import CODEC, equal, random_codec, random_model
+from cascade import CODEC, equal, random_model, write_model
 
 from experiments.fault_drill.engine import run_drill
 from experiments.fault_drill.verbs import embed_drill, files_in, tree
@@ -20,30 +20,17 @@ from jukebox_jax.audio.files import read_audio, write_audio
 from jukebox_jax.checkpoint import compact
 from jukebox_jax.checkpoint.models import load_codec, load_prior
 from jukebox_jax.cli.main import main
-from jukebox_jax.config import to_dict
 from jukebox_jax.embedding.folder import embed_folder, read_embedding
 from jukebox_jax.errors import UserError
 
 FILES = 60
 
 
-def write_model(folder: Path) -> Path:
-    """The codec and the top prior of the tiny cascade; its upsamplers are not there."""
-    codec = random_codec()
-    books = {str(level): {"codes": codes} for level, codes in enumerate(codec.codebooks)}
-    config = {"kind": "codec", "model": to_dict(CODEC)}
-    compact.save(folder / "vqvae", {"params": codec.params, "model_state": books}, config)
-    top = random_model().priors[2]
-    config = {"kind": "prior", "model": to_dict(top.config), "labels": top.labels.to_json(), "codec": ""}
-    compact.save(folder / "level_2", {"params": top.params}, config)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     """A folder with a model, a folder of music with a file that is none, and the embeddings of both."""
     root = tmp_path_factory.mktemp("embed")
-    write_model(root / "model")
+    write_model(root / "model", [2])
     rng = np.random.default_rng(0)
     for index in range(FILES):
         name = f"{'ab'[index % 2]}/{index}.{'wav' if index % 3 else 'flac'}"
@@ -109,7 +96,7 @@ def test_other_settings_are_refused(world, more, words, capsys):
 def test_other_sources_models_and_folders_are_refused(world, tmp_path):
     with pytest.raises(UserError, match="of other sources"):
         embed_folder([world / "music" / "a"], world / "model", world / "out", progress=False)
-    write_model(tmp_path / "model")
+    write_model(tmp_path / "model", [2])
     other = load_prior(tmp_path / "model" / "level_2")
     config = json.loads((tmp_path / "model" / "level_2" / "config.json").read_text())
     (tmp_path / "model" / "level_2").rename(tmp_path / "old")
