@@ -180,8 +180,8 @@ def sample_level(
 
     known = [np.zeros(0, np.int32)] * len(songs) if given is None else list(given)
     settings = {"seeds": [seed] * len(songs), "sampling": [sampling] * len(songs), "hop_fraction": hop_fraction}
-    extra = {"overrun": overrun, "n_segments": n_segments}
-    parts = make_parts(level, songs, [total] * len(songs), given=known, upper=upper, **settings, **extra)
+    extra = {"overrun": overrun, "n_segments": n_segments, "upper": None if upper is None else list(upper)}
+    parts = make_parts(level, songs, [total] * len(songs), given=known, **settings, **extra)
     engine = level_engine(level, batch_size, precision)
     described = f"level {level.prior.config.level}"
     with tqdm(total=_work(parts), desc=described, unit="token", file=sys.stderr, disable=not progress) as bar:

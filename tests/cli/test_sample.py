@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from cascade import equal, random_model
 
 from jukebox_jax import api
@@ -38,9 +39,12 @@ def test_a_song_goes_on_and_is_upsampled_anew(tmp_path, load, capsys):
     load(random_model())
     short, other = (run("--seconds", "0.2", "--seed", seed, out=tmp_path / seed)[0] for seed in ("1", "2"))
     assert {path.name for path in (tmp_path / "1").iterdir()} == {
-        f"seed_1_song_0.{suffix}" for suffix in ("wav", "wav.json", "tokens.npz")
+        *(f"seed_1_song_0.{suffix}" for suffix in ("wav", "wav.json", "tokens.npz")),
+        "sessions",
     }
-    assert capsys.readouterr().out.split() == [str(tmp_path / seed / f"seed_{seed}_song_0.wav") for seed in ("1", "2")]
+    out, err = capsys.readouterr()
+    assert "level 2: weights" in err
+    assert out.split() == [str(tmp_path / seed / f"seed_{seed}_song_0.wav") for seed in ("1", "2")]
 
     files = ["--continue", str(short), "--continue", str(other)]
     longer = run(*files, "--seconds", "0.3", "--n-samples", "2", out=tmp_path / "longer")
@@ -54,10 +58,12 @@ def test_a_song_goes_on_and_is_upsampled_anew(tmp_path, load, capsys):
     assert [len(codes) for codes in tokens] == [144, 36, 9]
     assert equal(tokens[2], random_model().load_tokens(short)[2][:9])
 
-    mixed = ["--continue", str(short), "--continue", str(longer[0]), "--n-samples", "2"]
-    assert main([*START, *mixed, "--out", str(tmp_path / "mixed")]) == 2
-    assert "songs of different lengths" in capsys.readouterr().err
-    assert not (tmp_path / "mixed").exists()
+    files = ["--continue", str(short), "--continue", str(longer[0])]
+    mixed = run(*files, "--seconds", "0.4", "--n-samples", "2", out=tmp_path / "mixed")
+    for before, after in zip((short, longer[0]), mixed, strict=True):
+        begun, whole = random_model().load_tokens(before), random_model().load_tokens(after)
+        assert all(equal(a, b[: len(a)]) for a, b in zip(begun, whole, strict=True))
+        assert len(whole[2]) == 25
 
 
 def test_a_song_starts_from_a_file_of_any_rate_and_channels(tmp_path, load):
@@ -90,6 +96,25 @@ def test_lyrics_from_the_command_line_and_from_files(tmp_path, load):
     assert told["request"]["lyrics"] == "do ré mi"
 
 
+def test_blends_levels_segments_and_a_preview(tmp_path, load, capsys):
+    load(random_model())
+    options = ["--artist", '{"0": "Bach", "0.2": {"Bach": 1, "Corelli": 3}}', "--temperature", "2=0.9,1=1,0=1.1"]
+    options += ["--seconds", "0.4", "--parallel", "3", "--precision", "int8", "--preview"]
+    assert main(["sample", "--demo", "--genre", "song", *options, "--out", str(tmp_path)]) == 0
+    told = json.loads((tmp_path / "seed_0_song_0.wav.json").read_text())
+    assert told["request"]["artist"] == {"0": "Bach", "0.2": {"Bach": 1, "Corelli": 3}}
+    assert [one["temperature"] for one in told["sampling"]] == [1.1, 1, 0.9]
+    assert (told["approximate"], told["n_segments"], told["precision"]) == (True, [3, 3, 1], "int8")
+    assert [seam["level"] for seam in told["seams"]] == [0, 1]
+    assert len(told["seams"][0]["seconds"]) == 2
+    for level in range(3):
+        preview, _ = soundfile.read(tmp_path / "preview" / f"song_0_level_{level}.wav")
+        assert len(preview) == 3200 // 128 * 128
+    final, _ = soundfile.read(tmp_path / "seed_0_song_0.wav")
+    np.testing.assert_allclose(soundfile.read(tmp_path / "preview" / "song_0_level_0.wav")[0], final, atol=1e-4)
+    capsys.readouterr()
+
+
 def test_strict_labels_end_it(tmp_path, load, capsys):
     load(random_model())
     out = ["--out", str(tmp_path / "songs")]
@@ -116,6 +141,10 @@ def test_strict_labels_end_it(tmp_path, load, capsys):
         (["--continue", "latin.txt", "--continue", "latin.txt"], "more than --n-samples 1"),
         (["--offset-seconds", "-1"], "0 or more"),
         (["--offset-seconds", "nan"], "finite"),
+        (["--artist", '{"Bach": 1'], '--artist {"Bach": 1 is no JSON'),
+        (["--temperature", "2=x"], "invalid"),
+        (["--parallel", "0"], "at least 1"),
+        (["--precision", "int4"], "invalid choice"),
     ],
 )
 def test_a_mistake_is_seen_before_the_model_is_loaded(options, words, tmp_path, monkeypatch, load, capsys):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cascade import CODEC, equal, random_model, write_model
+from cascade import equal, random_model, write_model
 
 from experiments.fault_drill.engine import run_drill
 from experiments.fault_drill.verbs import embed_drill, files_in, tree
