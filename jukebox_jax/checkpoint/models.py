@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -64,6 +65,18 @@ class TrainedPrior:
         if self.params is not None:
             return jax.tree.map(lambda leaf: leaf, self.params)
         return _load_weights(self.source)["params"]
+
+    def open_params(self) -> Callable[..., Any]:
+        """A function that reads the part of the parameters under some names, `("decoder", "tokens")`, so that they need
+        not all be in memory at once.
+
+        Raises:
+          UserError: they cannot be read from where they are.
+        """
+        if self.params is None:
+            read = store.open_model(self.source)
+            return lambda *names: read(("params", *names))
+        return lambda *names: functools.reduce(lambda tree, name: tree[name], names, self.params)
 
 
 def codec_hash(config: VQVAEConfig, codec: Codec) -> str:

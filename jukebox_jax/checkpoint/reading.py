@@ -56,13 +56,18 @@ def stored_about(folder: Path) -> dict[str, Any]:
         return dict(ocp.checkpointables_metadata(folder.absolute()).custom_metadata or {})
 
 
-def load_parts(folder: Path, abstract: dict[str, PyTree]) -> dict[str, PyTree]:
-    """The parts as arrays like those of `abstract`; what it does not name is not read.
+def load_parts(folder: Path, abstract: dict[str, PyTree], some: bool = False) -> dict[str, PyTree]:
+    """The parts as arrays like those of `abstract`; parts that it does not name are not read.
+
+    Args:
+      some: it may name some arrays of a part only.
 
     Raises:
       UnreadableError: files are missing, cut or garbled.
     """
-    with _quiet():
+    options = ocp.Context()
+    options.pytree.loading.partial_load = some
+    with _quiet(), options:
         return ocp.load_checkpointables(folder.absolute(), abstract)
 
 

@@ -9,8 +9,10 @@ those that were kept. Nothing here knows a model: trees come in and go out.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +125,40 @@ def load_model(
         parameter that differs).
     """
     folder, step = _existing(folder)
-    try:
+    with _told(folder):
         stored, read = _open_weights(folder, step)
         if abstract is not None:
             if isinstance(abstract, Mapping):
                 abstract = {name: part for name, part in abstract.items() if jax.tree.leaves(part)}
             check_same(stored, abstract, folder)
         return read(_abstract(stored if abstract is None else abstract, dtype, shardings))
-    except UnreadableError as error:
-        raise UserError(f"The checkpoint in {folder} cannot be read ({error}): restore it or train it again.") from None
+
+
+def open_model(folder: os.PathLike | str) -> Callable[[tuple[str, ...]], PyTree]:
+    """A function that reads a part of what `load_model` would read, as numpy arrays in float32: `("params", "decoder")`
+    for a tree, the names down to a leaf for one array. What it reads from is checked for damage once, at first.
+
+    Raises:
+      UserError: as `load_model`, now and when parts are read.
+    """
+    folder, step = _existing(folder)
+    with _told(folder):
+        stored, read = _open_weights(folder, step, some=True)
+
+    def read_part(names: tuple[str, ...]) -> PyTree:
+        part = stored
+        for name in names:
+            part = part[name]
+        wanted = jax.tree.map(lambda leaf: np.empty(tuple(leaf.shape), np.float32), part)
+        for name in reversed(names):
+            wanted = {name: wanted}
+        with _told(folder):
+            found = read(wanted)
+        for name in names:
+            found = found[name]
+        return found
+
+    return read_part
 
 
 def weight_files(folder: os.PathLike | str) -> list[Path]:
@@ -149,18 +176,25 @@ def stored_model(folder: os.PathLike | str) -> PyTree:
       UserError: as `load_model`, but for damage within arrays.
     """
     folder, step = _existing(folder)
-    try:
+    with _told(folder):
         return _open_weights(folder, step)[0]
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except UnreadableError as error:
         raise UserError(f"The checkpoint in {folder} cannot be read ({error}): restore it or train it again.") from None
 
 
-def _open_weights(folder: Path, step: str | None) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """The stored weights' shapes and dtypes, and the function that reads them into an abstract tree."""
+def _open_weights(folder: Path, step: str | None, some: bool = False) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """The stored weights' shapes and dtypes, and the function that reads them, or `some` of them, into an abstract
+    tree."""
     if (folder / _WEIGHTS).is_dir():
         checkpoint = folder / _WEIGHTS
         stored = stored_parts(checkpoint, [_WEIGHTS])[_WEIGHTS]
-        return stored, lambda tree: load_parts(checkpoint, {_WEIGHTS: tree})[_WEIGHTS]
+        return stored, lambda tree: load_parts(checkpoint, {_WEIGHTS: tree}, some)[_WEIGHTS]
 
     checkpoint = folder / CHECKPOINTS / str(chosen_step(folder, step))
     stored = stored_parts(checkpoint, ["params"], but=["trainer"])
@@ -168,12 +202,13 @@ def _open_weights(folder: Path, step: str | None) -> tuple[PyTree, Callable[[PyT
     if "model_state" in stored:
         names["model_state"] = "model_state"
 
+    whole = functools.cache(lambda: find_damage(checkpoint, within=[f"{name}/" for name in names.values()]))
+
     def read(tree: PyTree) -> PyTree:
-        damage = find_damage(checkpoint, within=[f"{name}/" for name in names.values()])
-        if damage is not None:
-            raise UnreadableError(damage)
-        parts = load_parts(checkpoint, {name: tree[key] for key, name in names.items()})
-        return {key: parts[name] for key, name in names.items()}
+        if whole() is not None:
+            raise UnreadableError(whole())
+        parts = load_parts(checkpoint, {names[key]: part for key, part in tree.items()}, some)
+        return {key: parts[names[key]] for key in tree}
 
     return {key: stored[name] for key, name in names.items()}, read
 

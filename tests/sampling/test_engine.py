@@ -60,8 +60,10 @@ def run(engine: Engine, entries: dict[int, Entry], turns: int = 1000) -> np.ndar
     return engine.codes(slots)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("kind", [0, 2, "single", "separate"])
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [(0, "float32"), (2, "bfloat16"), (2, "int8"), ("single", "float32"), ("separate", "int8")],
+)
 def test_a_song_does_not_see_its_neighbours_its_slot_or_when_it_came(kind, precision):
     prior, engine = prior_of(kind), engine_of(kind, precision, 3)
     alone = run(engine, {1: entry_for(prior, 5)})[1]

@@ -95,7 +95,7 @@ def test_weights_add_up_to_one(mix, seconds):
     (name, *_) = mix
     moving = parse_blend("artist", {"3": name, "7": mix})
     assert sum(weight for _, weight in moving.at(seconds)) == pytest.approx(1)
-    assert moving.at(0) == ((name, 1.0),)
+    assert moving.at(0.0) == ((name, 1.0),)
 
 
 @pytest.mark.parametrize(
