@@ -176,10 +176,20 @@ def empty_slots(config: PriorConfig, slots: int) -> Slots:
     )
 
 
+def slot_shardings(slots: Slots, mesh: Mesh) -> Slots:
+    """How slots lie on a mesh: along `replica`, their keys and values along `tensor` by heads."""
+    along, by_heads = (NamedSharding(mesh, spec) for spec in (_ALONG, PartitionSpec(_DATA, None, None, "tensor")))
+    caches = jax.tree.map(lambda _: by_heads, slots.caches)
+    return jax.tree.map(lambda _: along, slots).replace(caches=caches)
+
+
+def _placed(slots: Slots, mesh: Mesh) -> Slots:
+    return jax.lax.with_sharding_constraint(slots, slot_shardings(slots, mesh))
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _empty(config: PriorConfig, batch_size: int, mesh: Mesh) -> Slots:
-    slots = empty_slots(config, batch_size * mesh.shape[_DATA])
-    return jax.lax.with_sharding_constraint(slots, NamedSharding(mesh, _ALONG))
+    return _placed(empty_slots(config, batch_size * mesh.shape[_DATA]), mesh)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
@@ -192,7 +202,7 @@ def _admit(config: PriorConfig, mesh: Mesh, weights: dict[str, Any], slots: Slot
             entry["slot"] < 0, lambda slots, _: slots, partial(_admit_one, config, weights), slots, entry
         )
 
-    return _on_every_device(on_device, mesh, (PartitionSpec(), _ALONG, _ALONG))(weights, slots, entries)
+    return _placed(_on_every_device(on_device, mesh, (PartitionSpec(), _ALONG, _ALONG))(weights, slots, entries), mesh)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -252,7 +262,7 @@ def _take_in(
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _advance(config: PriorConfig, mesh: Mesh, weights: dict[str, Any], slots: Slots, turns: Int[Array, ""]) -> Slots:
     specs = (PartitionSpec(), _ALONG, PartitionSpec())
-    return _on_every_device(partial(_take_turns, config), mesh, specs)(weights, slots, turns)
+    return _placed(_on_every_device(partial(_take_turns, config), mesh, specs)(weights, slots, turns), mesh)
 
 
 def _take_turns(config: PriorConfig, weights: dict[str, Any], slots: Slots, turns: Int[Array, ""]) -> Slots:

@@ -9,15 +9,22 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.layers import Packed
-from jukebox_jax.models.prior import PriorConfig
+from jukebox_jax.models.prior import PriorConfig, init_params
+from jukebox_jax.parallel.mesh import make_mesh
+from jukebox_jax.parallel.strategies import STRATEGIES, resolve
 
 #: How a prior's weights are kept and multiplied. Embeddings, conditioning, norms, softmax and logits stay float32.
 #: "int8" are weights of 8 bits with a scale per output, multiplied by factors of 15 bits on CPUs, else of bfloat16.
 Precision = Literal["float32", "bfloat16", "int8"]
+
+# As in training, but the small tables that tokens are looked up in are whole: at every token, devices would meet for it
+# (and XLA's partitioner ends the process over such a look-up between replicas).
+_RULES = tuple((word, None if word == "vocab" else axes) for word, axes in STRATEGIES["fsdp_tp"].rules)
 
 
 def check_precision(precision: str) -> None:
@@ -32,13 +39,33 @@ def decoding_config(config: PriorConfig, precision: Precision) -> PriorConfig:
     return dataclasses.replace(config, dtype="bfloat16" if half else "float32")
 
 
-def pack(params: dict[str, Any], config: PriorConfig, precision: Precision, batch_size: int) -> dict[str, Any]:
-    """A prior's parameters for decoding `batch_size` songs at once. The models take them like any others.
+def weight_shardings(config: PriorConfig, mesh: Mesh) -> dict[str, Any]:
+    """How a prior's parameters, as they are trained, lie on a mesh: whole on every `replica`, whose devices divide
+    widths (`fsdp`) and heads and hidden features (`tensor`) among them.
 
-    Each stack of kernels is taken apart and given up before the next, so that beside the result there is never more
-    than one; `params` must not be used afterwards.
+    Raises:
+      UserError: a mesh axis does not divide what it should; names level, parameter, dimension and axis.
     """
+    level = f"level_{config.level}"
+    boxed = jax.eval_shape(lambda: {level: init_params(config, jax.random.key(0))})
+    return resolve(boxed, mesh, _RULES)[level]
+
+
+def pack(
+    params: dict[str, Any], config: PriorConfig, precision: Precision, batch_size: int, mesh: Mesh | None = None
+) -> dict[str, Any]:
+    """A prior's parameters for decoding `batch_size` songs at once, on a mesh, by default of one device. The models
+    take them like any others.
+
+    A kernel of one layer at a time goes to the devices, to each its part, and is arranged there. Each stack of them is
+    given up before the next; `params` must not be used afterwards.
+
+    Raises:
+      UserError: see `weight_shardings`.
+    """
+    shardings = weight_shardings(config, make_mesh() if mesh is None else mesh)
     layers = params["decoder"]["transformer"]["layers"]
+    lie = shardings["decoder"]["transformer"].pop("layers")
     depth = config.depth
     dtype = jnp.dtype(decoding_config(config, precision).dtype)
     # A single row of factors meets outputs one by one, several meet all outputs of an input.
@@ -46,18 +73,19 @@ def pack(params: dict[str, Any], config: PriorConfig, precision: Precision, batc
     packed: list[dict[str, Any]] = [{} for _ in range(depth)]
     for name in sorted(layers):
         for kind in sorted(layers[name]):
-            stack = layers[name].pop(kind)
+            stack = np.asarray(layers[name].pop(kind))
+            lies = _without_layers(lie[name][kind], stack.ndim)
             for index in range(depth):
-                if kind != "kernel":
-                    leaf = stack[index]
-                elif precision == "int8":
-                    leaf = _quantized(stack, index)
-                else:
-                    leaf = _arranged(stack, index, dtype, by_output)
+                leaf = jax.device_put(stack[index], lies)
+                if kind == "kernel" and precision == "int8":
+                    leaf = _quantized(leaf, _outputs_first(lies))
+                elif kind == "kernel":
+                    leaf = _arranged(leaf, dtype, _outputs_first(lies) if by_output else None)
                 packed[index].setdefault(name, {})[kind] = leaf
             del stack
-    decoder = params["decoder"] | {"transformer": {"layers": tuple(packed)}}
-    result = params | {"decoder": decoder}
+    others = params | {"decoder": params["decoder"] | {"transformer": {}}}
+    result = jax.tree.map(jax.device_put, others, shardings)
+    result["decoder"]["transformer"]["layers"] = tuple(packed)
     if "lyrics" in params and dtype != jnp.float32:
         result["lyrics"] = jax.tree_util.tree_map_with_path(
             lambda path, leaf: leaf.astype(dtype) if path[-1].key == "kernel" else leaf, params["lyrics"]
@@ -65,20 +93,35 @@ def pack(params: dict[str, Any], config: PriorConfig, precision: Precision, batc
     return result
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+def _without_layers(sharding: NamedSharding, rank: int) -> NamedSharding:
+    """Of one layer, in a stack of so many dimensions with this sharding."""
+    spec = [*sharding.spec, *[None] * (rank - len(sharding.spec))]
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec[1:]))
+
+
+def _outputs_first(sharding: NamedSharding) -> NamedSharding:
+    """Of a kernel whose input axis has become the last."""
+    first, *others = sharding.spec
+    return NamedSharding(sharding.mesh, PartitionSpec(*others, first))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
 def _arranged(
-    stack: Float[Array, "l d ..."], index: int | Array, dtype: Any, by_output: bool
+    kernel: Float[Array, "d ..."], dtype: Any, by_output: NamedSharding | None
 ) -> Packed | Float[Array, "d ..."]:
-    kernel = jax.lax.dynamic_index_in_dim(stack, index, keepdims=False).astype(dtype)
-    return Packed(jnp.moveaxis(kernel, 0, -1)) if by_output else kernel
+    kernel = kernel.astype(dtype)
+    if by_output is None:
+        return kernel
+    return Packed(jax.lax.with_sharding_constraint(jnp.moveaxis(kernel, 0, -1), by_output))
 
 
-@jax.jit
-def _quantized(stack: Float[Array, "l d ..."], index: int | Array) -> Packed:
-    kernel = jnp.moveaxis(jax.lax.dynamic_index_in_dim(stack, index, keepdims=False), 0, -1).astype(jnp.float32)
+@partial(jax.jit, static_argnums=1)
+def _quantized(kernel: Float[Array, "d ..."], by_output: NamedSharding) -> Packed:
+    kernel = jnp.moveaxis(kernel, 0, -1).astype(jnp.float32)
     scale = jnp.max(jnp.abs(kernel), axis=-1) / 127
     values = jnp.round(kernel / jnp.where(scale == 0, 1, scale)[..., None]).astype(jnp.int8)
-    return Packed(values, scale)
+    per_output = NamedSharding(by_output.mesh, PartitionSpec(*by_output.spec[:-1]))
+    return jax.lax.with_sharding_constraint(Packed(values, scale), Packed(by_output, per_output))
 
 
 def weight_bytes(weights: Any) -> int:
