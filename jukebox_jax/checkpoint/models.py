@@ -55,15 +55,18 @@ class TrainedPrior:
     codec_hash: str
     source: str = ""
 
-    def read_params(self) -> dict:
+    def read_params(self, host: bool = False) -> dict:
         """The parameters in float32, as a tree of its own.
+
+        Args:
+          host: what has to be read becomes numpy arrays, for who puts it on devices himself.
 
         Raises:
           UserError: they cannot be read from where they are, or are not this config's.
         """
         if self.params is not None:
             return jax.tree.map(lambda leaf: leaf, self.params)
-        return _load_weights(self.source)["params"]
+        return _load_weights(self.source, host)["params"]
 
 
 def codec_hash(config: VQVAEConfig, codec: Codec) -> str:
@@ -221,8 +224,10 @@ def _load_config(folder: os.PathLike | str, kind: str) -> dict[str, Any]:
     return stored
 
 
-def _load_weights(folder: os.PathLike | str) -> dict[str, Any]:
-    return compact.load(folder) if compact.is_compact(folder) else store.load_model(folder, dtype=np.float32)
+def _load_weights(folder: os.PathLike | str, host: bool = False) -> dict[str, Any]:
+    if compact.is_compact(folder):
+        return compact.load(folder)
+    return store.load_model(folder, dtype=np.float32, host=host)
 
 
 def _check_shapes(folder: os.PathLike | str, params: dict[str, Any], init: Callable[[], Any]) -> None:

@@ -105,6 +105,7 @@ def load_model(
     *,
     dtype: Any = None,
     shardings: PyTree | None = None,
+    host: bool = False,
 ) -> PyTree:
     """Reads weights from a model folder, or from a checkpoint of a run folder: the latest, RUN@STEP or RUN@best.
 
@@ -117,6 +118,7 @@ def load_model(
       abstract: tree of anything with `shape` (and `dtype`), to be matched exactly; None takes what is stored.
       dtype: of floating-point leaves; None keeps that of `abstract`, else the stored one.
       shardings: one sharding or a tree of them; None puts everything on the first device.
+      host: on no device, but as numpy arrays.
 
     Raises:
       UserError: no such folder, no checkpoint in it, one that cannot be read, or one of another model (names the first
@@ -129,7 +131,10 @@ def load_model(
             if isinstance(abstract, Mapping):
                 abstract = {name: part for name, part in abstract.items() if jax.tree.leaves(part)}
             check_same(stored, abstract, folder)
-        return read(_abstract(stored if abstract is None else abstract, dtype, shardings))
+        wanted = _abstract(stored if abstract is None else abstract, dtype, shardings)
+        if host:  # Orbax reads into what it is given the like of; these take no memory
+            wanted = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), wanted)
+        return read(wanted)
     except UnreadableError as error:
         raise UserError(f"The checkpoint in {folder} cannot be read ({error}): restore it or train it again.") from None
 

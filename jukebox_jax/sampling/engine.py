@@ -99,6 +99,13 @@ class Engine:
         """Of all devices; those of a device stand together."""
         return self.batch_size * self.mesh.shape[_DATA]
 
+    @property
+    def places(self) -> list[int]:
+        """All slots, in the order in which to fill them: devices share the work evenly."""
+        return [
+            device * self.batch_size + i for i in range(self.batch_size) for device in range(self.mesh.shape[_DATA])
+        ]
+
     def empty(self) -> Slots:
         """Slots with nothing in them."""
         return _empty(self.config, self.batch_size, self.mesh)
@@ -133,7 +140,7 @@ class Engine:
 
 
 def make_engine(config: PriorConfig, weights: dict[str, Any], batch_size: int, mesh: Mesh | None = None) -> Engine:
-    """An engine on a mesh, by default of one device; the weights must lie there already."""
+    """An engine on a mesh, by default of one device; the weights must lie there already (see `weights.pack`)."""
     return Engine(config, weights, batch_size, make_mesh() if mesh is None else mesh)
 
 
@@ -177,10 +184,17 @@ def empty_slots(config: PriorConfig, slots: int) -> Slots:
 
 
 def slot_shardings(slots: Slots, mesh: Mesh) -> Slots:
-    """How slots lie on a mesh: along `replica`, their keys and values along `tensor` by heads."""
-    along, by_heads = (NamedSharding(mesh, spec) for spec in (_ALONG, PartitionSpec(_DATA, None, None, "tensor")))
-    caches = jax.tree.map(lambda _: by_heads, slots.caches)
-    return jax.tree.map(lambda _: along, slots).replace(caches=caches)
+    """How slots lie on a mesh: along `replica`, keys and values also by heads along `tensor`, and conditioning by
+    features along `fsdp`, as the weights do that meet it."""
+
+    def lie(part: Any, *spec: str | None) -> Any:
+        return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec(_DATA, *spec)), part)
+
+    return lie(slots).replace(
+        caches=lie(slots.caches, None, None, "tensor"),
+        start=lie(slots.start, "fsdp"),
+        inputs=lie(slots.inputs, None, "fsdp"),
+    )
 
 
 def _placed(slots: Slots, mesh: Mesh) -> Slots:

@@ -14,17 +14,13 @@ from jaxtyping import Array, Float
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.layers import Packed
-from jukebox_jax.models.prior import PriorConfig, init_params
+from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.parallel.mesh import make_mesh
-from jukebox_jax.parallel.strategies import STRATEGIES, resolve
+from jukebox_jax.sampling.devices import weight_shardings
 
 #: How a prior's weights are kept and multiplied. Embeddings, conditioning, norms, softmax and logits stay float32.
 #: "int8" are weights of 8 bits with a scale per output, multiplied by factors of 15 bits on CPUs, else of bfloat16.
 Precision = Literal["float32", "bfloat16", "int8"]
-
-# As in training, but the small tables that tokens are looked up in are whole: at every token, devices would meet for it
-# (and XLA's partitioner ends the process over such a look-up between replicas).
-_RULES = tuple((word, None if word == "vocab" else axes) for word, axes in STRATEGIES["fsdp_tp"].rules)
 
 
 def check_precision(precision: str) -> None:
@@ -39,18 +35,6 @@ def decoding_config(config: PriorConfig, precision: Precision) -> PriorConfig:
     return dataclasses.replace(config, dtype="bfloat16" if half else "float32")
 
 
-def weight_shardings(config: PriorConfig, mesh: Mesh) -> dict[str, Any]:
-    """How a prior's parameters, as they are trained, lie on a mesh: whole on every `replica`, whose devices divide
-    widths (`fsdp`) and heads and hidden features (`tensor`) among them.
-
-    Raises:
-      UserError: a mesh axis does not divide what it should; names level, parameter, dimension and axis.
-    """
-    level = f"level_{config.level}"
-    boxed = jax.eval_shape(lambda: {level: init_params(config, jax.random.key(0))})
-    return resolve(boxed, mesh, _RULES)[level]
-
-
 def pack(
     params: dict[str, Any], config: PriorConfig, precision: Precision, batch_size: int, mesh: Mesh | None = None
 ) -> dict[str, Any]:
@@ -61,7 +45,7 @@ def pack(
     given up before the next; `params` must not be used afterwards.
 
     Raises:
-      UserError: see `weight_shardings`.
+      UserError: see `devices.weight_shardings`.
     """
     shardings = weight_shardings(config, make_mesh() if mesh is None else mesh)
     layers = params["decoder"]["transformer"]["layers"]
