@@ -106,8 +106,10 @@ class Model:
         labels = self.priors[-1].labels
         return labels.genres.names if labels else ()
 
-    def sample(self, *, session: os.PathLike | str | None = None, progress: bool = True, **settings: Any) -> list[Song]:
-        """Samples songs.
+    def sample(
+        self, *, session: os.PathLike | str | None = None, progress: bool = True, **settings: Any
+    ) -> Song | list[Song]:
+        """Samples a song, or a list of songs if `n_samples` is given or there are several.
 
         Args:
           session: folder in which every finished window is kept; after whatever end, the same settings go on from
@@ -122,7 +124,7 @@ class Model:
         """
         order = self.order(**settings)
         (songs,) = (event for event in self.run(order, session=session, progress=progress) if isinstance(event, list))
-        return songs
+        return songs[0] if len(songs) == 1 and settings.get("n_samples") is None else songs
 
     def stream(
         self, *, session: os.PathLike | str | None = None, progress: bool = False, **settings: Any

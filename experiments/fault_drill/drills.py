@@ -21,7 +21,7 @@ from jukebox_jax.pipeline.dataset import Song
 
 HOPS = {"level_0": 8, "level_1": 32, "level_2": 128}
 #: Of three songs of 6 s by the shipped model.
-SAMPLE_WINDOWS = 0
+SAMPLE_WINDOWS = 561
 CODEC = Path(jukebox_jax.__file__).parent / "toy" / "vqvae"
 
 

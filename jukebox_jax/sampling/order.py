@@ -108,10 +108,10 @@ def make_order(
     temperature: float | Mapping[int, float] | Sequence[float | Mapping[int, float]] = 0.99,
     top_k: int | Mapping[int, int] | Sequence[int | Mapping[int, int]] = 0,
     top_p: float | Mapping[int, float] | Sequence[float | Mapping[int, float]] = 0.0,
-    n_samples: int = 1,
+    n_samples: int | None = None,
     hop_fractions: Sequence[float] | None = None,
     parallel: int | Sequence[int] = 1,
-    precision: Precision = "float32",
+    precision: str = "float32",
     batch_size: int | Sequence[int] | None = None,
     mesh: Mapping[str, int] | Sequence[int] | None = None,
     strict_labels: bool = False,
@@ -119,7 +119,8 @@ def make_order(
 ) -> Order:
     """Songs, top level first: from nothing, or from a `prompt`, tokens to `continue_from` or to `upsample`.
 
-    What may be a list has an item for each song and is repeated until there are `n_samples`.
+    What may be a list has an item for each song and is repeated until there are `n_samples`, by default as many as the
+    longest list has items.
 
     Args:
       artist, genre: a name, or a blend (see `blends.Blended`).
@@ -155,6 +156,21 @@ def make_order(
     Raises:
       UserError: settings that no song could be sampled with.
     """
+    each = (
+        artist,
+        genre,
+        lyrics,
+        seconds,
+        sample_length,
+        total_seconds,
+        offset_seconds,
+        seed,
+        temperature,
+        top_k,
+        top_p,
+    )
+    if n_samples is None:
+        n_samples = max([1, *(len(values) for values in each if isinstance(values, list | tuple))])
     if n_samples < 1:
         raise UserError(f"n_samples is {n_samples}: ask for at least 1 song.")
     check_precision(precision)

@@ -16,11 +16,12 @@ from jukebox_jax.checkpoint.models import TrainedPrior
 from jukebox_jax.models.layers import Packed, product
 from jukebox_jax.models.prior import Prior, bits_per_item
 from jukebox_jax.sampling import engine as engine_module
-from jukebox_jax.sampling.cascade import level_engine, make_parts, sample_parts
+from jukebox_jax.sampling.cascade import entry_of, level_engine, make_parts, sample_parts
 from jukebox_jax.sampling.drawing import SamplingConfig, song_keys
 from jukebox_jax.sampling.engine import Engine, Entry, make_engine
 from jukebox_jax.sampling.requests import Level, Request
 from jukebox_jax.sampling.weights import decoding_config, pack
+from jukebox_jax.sampling.windows import Window
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -102,7 +103,7 @@ def test_nothing_is_compiled_twice():
     parts = make_parts(
         Level(prior, 8, 4, 8000),
         [Request(i, 8000, artist={"Bach": 1, "Corelli": i}) for i in range(4)],
-        [100, 60, 40, 33],
+        [100, 60, 40, 36],
         seeds=[1, 2, 3, 4],
         sampling=[SamplingConfig(), SamplingConfig(top_k=2), SamplingConfig(0.5), SamplingConfig(top_p=0.5)],
         hop_fraction=0.5,
@@ -148,7 +149,7 @@ def test_products_of_int8_weights(rows):
     found = jax.jit(product)(jnp.asarray(x), packed)
     assert found.shape == (rows, 2, 20)
     np.testing.assert_allclose(found, exact, atol=3e-3)  # 15 bits of the largest factor, over 48 of them
-    np.testing.assert_allclose(found, np.einsum("bd,dpf->bpf", x, kernel), atol=0.15)
+    np.testing.assert_allclose(found, np.einsum("bd,dpf->bpf", x, kernel), atol=0.25)
     zero = jax.jit(product)(jnp.zeros((2, 48)), packed)
     np.testing.assert_array_equal(zero, 0)
 
@@ -156,7 +157,7 @@ def test_products_of_int8_weights(rows):
 def test_what_precision_costs_on_the_shipped_model(capsys):
     """Bits per token of the shipped priors on the music of a song of theirs, in every precision."""
     model = api.load()
-    (song,) = model.sample(artist=model.artists[1], seconds=6, seed=1, progress=False)
+    song = model.sample(artist=model.artists[1], seconds=6.0, seed=1, progress=False)
     costs = {}
     for precision in PRECISIONS:
         bits = []
@@ -172,9 +173,6 @@ def test_what_precision_costs_on_the_shipped_model(capsys):
                 given=[np.zeros(0, np.int32)],
                 upper=None if index == 2 else [song.tokens[index + 1]],
             )
-            from jukebox_jax.sampling.cascade import entry_of
-            from jukebox_jax.sampling.windows import Window
-
             length = min(n_ctx, len(song.tokens[index]))
             entry = entry_of(level, part, Window(0, length, n_ctx), song.tokens[index])
             bits.append(float(np.mean(engine.bits(entry)[:length])))
