@@ -13,7 +13,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -38,6 +37,7 @@ from jukebox_jax.embedding.clips import (
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
 from jukebox_jax.sampling.cascade import Finished
+from jukebox_jax.sampling.devices import divided
 from jukebox_jax.sampling.memory import LevelPlan
 from jukebox_jax.sampling.order import LevelDone, Order, make_order, plan_order, resumed, sample_order
 from jukebox_jax.sampling.requests import Level, unknown_names
@@ -150,7 +150,7 @@ class Model:
         Raises:
           UserError: one does not fit; says what would.
         """
-        return plan_order(self.levels, order, jax.devices()[0])
+        return plan_order(self.levels, order)
 
     def session_name(self, order: Order) -> str:
         """A name of its own for the session of an order with this model."""
@@ -195,6 +195,7 @@ class Model:
             "hop_fractions": list(order.hop_fractions),
             "precision": order.precision,
             "batch_sizes": batch_sizes,
+            "mesh": divided(order.mesh),
             "original_overrun": order.overrun,
         }
         levels = self.decode(tokens)

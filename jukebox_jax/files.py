@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +36,22 @@ def atomic_file(path: os.PathLike | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a name is that of a file which `atomic_file` has not finished."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_unfinished(folder: Path, stem: str = "", below: bool = False) -> None:
+    """Removes what killed processes were in the middle of writing to a folder with `atomic_file`, also `below` it, or
+    only files whose names begin with `stem`. It is for who writes them alone."""
+    for path in (folder.rglob if below else folder.glob)(f".{stem}*"):
+        if is_unfinished(path):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ class TrainedPrior:
         """The parameters in float32, as a tree of its own.
 
         Raises:
-          UserError: they cannot be read from where they are, or are not this config's.
+          UserError: they cannot be read from where they are.
         """
         if self.params is not None:
             return jax.tree.map(lambda leaf: leaf, self.params)

@@ -149,7 +149,7 @@ def open_model(folder: os.PathLike | str) -> Callable[[tuple[str, ...]], PyTree]
         part = stored
         for name in names:
             part = part[name]
-        wanted = jax.tree.map(lambda leaf: np.empty(tuple(leaf.shape), np.float32), part)
+        wanted = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), tuple(leaf.shape)), part)
         for name in reversed(names):
             wanted = {name: wanted}
         with _told(folder):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jukebox_jax.cli import arguments
 from jukebox_jax.errors import UserError
+from jukebox_jax.files import remove_unfinished
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,6 +91,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=arguments.count, help="songs or segments at once (as many as there are, as memory allows)"
     )
+    parser.add_argument(
+        "--mesh",
+        type=_mesh,
+        metavar="AXIS=SIZE,…",
+        help="devices: replicas with songs of their own, each of which fsdp or tensor devices make up that divide the "
+        "weights: replica=4,fsdp=2 (all devices as replicas, as long as there are songs or segments for them)",
+    )
     levels = "; of each level: 2=%s,1=%s,0=%s"
     parser.add_argument(
         "--temperature",
@@ -133,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file: name a folder.")
     names = ("artist", "genre", "lyrics", "seconds", "sample_length", "total_seconds", "offset_seconds", "batch_size")
-    names += ("prompt_seconds", "temperature", "top_k", "top_p", "parallel", "precision")
+    names += ("prompt_seconds", "temperature", "top_k", "top_p", "parallel", "precision", "mesh")
     names += ("strict_labels", "original_overrun")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.lyrics_file:
@@ -156,6 +164,7 @@ def run(args: argparse.Namespace) -> None:
             elif preview is not None:
                 preview.write(event)
         for index, song in enumerate(songs):
+            remove_unfinished(args.out, f"seed_{args.seed}_song_{index}.")
             path = args.out / f"seed_{args.seed}_song_{index}.wav"
             song.save(path)
             song.save_tokens(path.with_suffix(".tokens.npz"))
@@ -201,6 +210,13 @@ def _by_level(parse: Callable[[str], Any]) -> Callable[[str], Any]:
         return {int(level): parse(value) for level, _, value in pairs}
 
     return parsed
+
+
+def _mesh(text: str) -> dict[str, int]:
+    try:
+        return {axis: int(size) for axis, _, size in (pair.partition("=") for pair in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no mesh: give sizes such as replica=4,fsdp=2") from None
 
 
 def _blend(flag: str, text: str) -> Any:

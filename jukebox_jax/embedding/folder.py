@@ -10,7 +10,6 @@ A file whose embedding is there and whose size and time of change are the same i
 from __future__ import annotations
 
 import os
-import re
 import sys
 import zipfile
 from collections import deque
@@ -49,7 +48,7 @@ from jukebox_jax.embedding.clips import (
     embedding_settings,
 )
 from jukebox_jax.errors import UserError
-from jukebox_jax.files import atomic_file, folder_lock
+from jukebox_jax.files import atomic_file, folder_lock, is_unfinished, remove_unfinished
 from jukebox_jax.remote import is_remote, local_copy
 
 MANIFEST = "manifest.json"
@@ -58,7 +57,6 @@ MANIFEST = "manifest.json"
 _READERS, _AHEAD = 2, 4
 # numpy and zipfile raise whatever the damage happens to break.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile)
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.(npz|json)")
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def embed_folder(
     manifest["prior"]["hash"] = prior_hash(prior)
     with folder_lock(out):
         _check_same(out, manifest)
-        _remove_unfinished(out)
+        remove_unfinished(out, below=True)
         save_json(out / MANIFEST, manifest)
         report = _embed_missing(catalogue, codec, prior, settings, out, progress, tell)
         save_json(out / MANIFEST, manifest | {"unreadable": report.unreadable})
@@ -156,7 +154,7 @@ def _check_out(out: Path) -> None:
         raise UserError(f"{out} is a file: name a folder.")
     if not out.is_dir() or (out / MANIFEST).exists():
         return
-    if any(path.name != ".lock" and not _TEMPORARY.fullmatch(path.name) for path in out.iterdir()):
+    if any(path.name != ".lock" and not is_unfinished(path) for path in out.iterdir()):
         raise UserError(f"{out} holds something else than embeddings: choose another folder.")
 
 
@@ -178,13 +176,6 @@ def _check_same(out: Path, manifest: dict[str, Any]) -> None:
             raise UserError(f"{out} holds embeddings with {told}: choose another folder, or those settings.")
         if changed:
             raise UserError(f"{out} holds embeddings of another {key}: choose another folder, or that model.")
-
-
-def _remove_unfinished(out: Path) -> None:
-    """What a killed run was in the middle of writing (see `files.atomic_file`)."""
-    for leftover in out.rglob(".*"):
-        if _TEMPORARY.fullmatch(leftover.name):
-            leftover.unlink()
 
 
 def _path(out: Path, piece: Piece) -> Path:

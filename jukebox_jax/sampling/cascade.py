@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, Int32, Key
 
 from jukebox_jax.models.prior import batch_spec
@@ -104,7 +105,7 @@ def sample_parts(engine: Engine, level: Level, parts: Sequence[Part]) -> Iterato
     slots = engine.empty()
     while waiting or running:
         entries = {}
-        for slot in range(engine.slots):
+        for slot in engine.places:
             if slot not in running and waiting:
                 running[slot] = waiting.popleft()
                 part = running[slot]
@@ -152,11 +153,11 @@ def joined(parts: Sequence[Part], song: int) -> Int32[np.ndarray, " t"]:
     return tokens
 
 
-def level_engine(level: Level, batch_size: int, precision: Precision = "float32") -> Engine:
-    """An engine with the level's weights, which are read for it."""
+def level_engine(level: Level, batch_size: int, precision: Precision = "float32", mesh: Mesh | None = None) -> Engine:
+    """An engine with the level's weights, which are read for it, on a mesh (see `devices.sampling_mesh`)."""
     config = level.prior.config
-    weights = pack(level.prior.read_params(), config, precision, batch_size)
-    return make_engine(decoding_config(config, precision), weights, batch_size)
+    weights = pack(level.prior.open_params(), config, precision, batch_size, mesh)
+    return make_engine(decoding_config(config, precision), weights, batch_size, mesh)
 
 
 def sample_level(

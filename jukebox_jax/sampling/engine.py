@@ -99,6 +99,13 @@ class Engine:
         """Of all devices; those of a device stand together."""
         return self.batch_size * self.mesh.shape[_DATA]
 
+    @property
+    def places(self) -> list[int]:
+        """All slots, in the order in which to fill them: devices share the work evenly."""
+        return [
+            device * self.batch_size + i for i in range(self.batch_size) for device in range(self.mesh.shape[_DATA])
+        ]
+
     def empty(self) -> Slots:
         """Slots with nothing in them."""
         return _empty(self.config, self.batch_size, self.mesh)
@@ -133,7 +140,7 @@ class Engine:
 
 
 def make_engine(config: PriorConfig, weights: dict[str, Any], batch_size: int, mesh: Mesh | None = None) -> Engine:
-    """An engine on a mesh, by default of one device; the weights must lie there already."""
+    """An engine on a mesh, by default of one device; the weights must lie there already (see `weights.pack`)."""
     return Engine(config, weights, batch_size, make_mesh() if mesh is None else mesh)
 
 
@@ -176,10 +183,27 @@ def empty_slots(config: PriorConfig, slots: int) -> Slots:
     )
 
 
+def slot_shardings(slots: Slots, mesh: Mesh) -> Slots:
+    """How slots lie on a mesh: along `replica`, keys and values also by heads along `tensor`, and conditioning by
+    features along `fsdp`, as the weights do that meet it."""
+
+    def lie(part: Any, *spec: str | None) -> Any:
+        return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec(_DATA, *spec)), part)
+
+    return lie(slots).replace(
+        caches=lie(slots.caches, None, None, "tensor"),
+        start=lie(slots.start, "fsdp"),
+        inputs=lie(slots.inputs, None, "fsdp"),
+    )
+
+
+def _placed(slots: Slots, mesh: Mesh) -> Slots:
+    return jax.lax.with_sharding_constraint(slots, slot_shardings(slots, mesh))
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _empty(config: PriorConfig, batch_size: int, mesh: Mesh) -> Slots:
-    slots = empty_slots(config, batch_size * mesh.shape[_DATA])
-    return jax.lax.with_sharding_constraint(slots, NamedSharding(mesh, _ALONG))
+    return _placed(empty_slots(config, batch_size * mesh.shape[_DATA]), mesh)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
@@ -192,7 +216,7 @@ def _admit(config: PriorConfig, mesh: Mesh, weights: dict[str, Any], slots: Slot
             entry["slot"] < 0, lambda slots, _: slots, partial(_admit_one, config, weights), slots, entry
         )
 
-    return _on_every_device(on_device, mesh, (PartitionSpec(), _ALONG, _ALONG))(weights, slots, entries)
+    return _placed(_on_every_device(on_device, mesh, (PartitionSpec(), _ALONG, _ALONG))(weights, slots, entries), mesh)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -252,7 +276,7 @@ def _take_in(
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _advance(config: PriorConfig, mesh: Mesh, weights: dict[str, Any], slots: Slots, turns: Int[Array, ""]) -> Slots:
     specs = (PartitionSpec(), _ALONG, PartitionSpec())
-    return _on_every_device(partial(_take_turns, config), mesh, specs)(weights, slots, turns)
+    return _placed(_on_every_device(partial(_take_turns, config), mesh, specs)(weights, slots, turns), mesh)
 
 
 def _take_turns(config: PriorConfig, weights: dict[str, Any], slots: Slots, turns: Int[Array, ""]) -> Slots:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int32
 
 from jukebox_jax.checkpoint.models import TrainedCodec, TrainedPrior, prior_fingerprint
@@ -18,6 +18,7 @@ from jukebox_jax.models.vqvae import VQVAEConfig
 from jukebox_jax.sampling.beginning import Beginning, Codes, Prompt, beginning
 from jukebox_jax.sampling.blends import Blended
 from jukebox_jax.sampling.cascade import Finished, joined, level_engine, make_parts, sample_parts
+from jukebox_jax.sampling.devices import divided, sampling_mesh
 from jukebox_jax.sampling.drawing import SamplingConfig
 from jukebox_jax.sampling.memory import LevelPlan, check_fits, choose_batch_size, free_memory, plan_level
 from jukebox_jax.sampling.requests import (
@@ -47,6 +48,7 @@ class Order:
       sampling: of each song, at each level.
       n_segments: into how many parts the windows of each level are cut.
       batch_sizes: songs (or segments) at once at each level; None: as many as there are and memory allows.
+      mesh: of the devices to sample on.
       remarks: what the user should know, and need not change.
     """
 
@@ -60,6 +62,7 @@ class Order:
     precision: Precision
     overrun: bool
     batch_sizes: tuple[int, ...] | None
+    mesh: Mesh
     remarks: tuple[str, ...]
 
     def settings(self, codec: TrainedCodec, priors: Sequence[TrainedPrior]) -> dict[str, Any]:
@@ -71,6 +74,7 @@ class Order:
             "hop_fractions": list(self.hop_fractions),
             "n_segments": list(self.n_segments),
             "precision": self.precision,
+            "mesh": divided(self.mesh),
             "original_overrun": self.overrun,
         }
 
@@ -109,6 +113,7 @@ def make_order(
     parallel: int | Sequence[int] = 1,
     precision: str = "float32",
     batch_size: int | Sequence[int] | None = None,
+    mesh: Mapping[str, int] | Sequence[int] | None = None,
     strict_labels: bool = False,
     original_overrun: bool = False,
 ) -> Order:
@@ -140,6 +145,10 @@ def make_order(
       precision: of the weights (see `weights.Precision`).
       batch_size: songs or segments at once, on each device; of all levels, or level 0 first of each. By default as many
         as there are, as long as memory allows.
+      mesh: how many devices of this process to sample on: `replica` of them each have songs of their own, which come
+        out the same on any number of replicas; each of these may be `fsdp` × `tensor` devices that divide the weights
+        of a model too large for one, `tensor` also by heads, which then must be a multiple of it. By default every
+        device is a replica, as long as there are songs or segments for it.
       strict_labels: refuse names that the model does not know.
       original_overrun: continue songs that are shorter than a window of the top prior as the original does, which
         adds `seconds` at the top level, whatever is there; the levels below end where they should.
@@ -247,6 +256,7 @@ def make_order(
         precision=precision,
         overrun=original_overrun,
         batch_sizes=batch_sizes,
+        mesh=sampling_mesh(mesh, songs * max(n_segments)),
         remarks=tuple(dict.fromkeys(remarks)),
     )
 
@@ -262,21 +272,24 @@ class LevelDone:
     tokens: tuple[Int32[np.ndarray, " _"], ...]
 
 
-def plan_order(levels: Sequence[Level], order: Order, device: jax.Device) -> list[LevelPlan]:
-    """Memory and batch size of each level to sample, level 0 first.
+def plan_order(levels: Sequence[Level], order: Order) -> list[LevelPlan]:
+    """Memory and batch size, on each device, of each level to sample, level 0 first.
 
     Raises:
-      UserError: a level does not fit into the device's free memory; says what would.
+      UserError: a level does not fit into the devices' free memory (says what would), or the mesh does not divide it.
     """
-    free, plans = free_memory(device), []
+    devices, plans = order.mesh.devices.ravel(), []
+    found = [free_memory(device) for device in devices]
+    # Several CPU devices are parts of one machine and share its memory.
+    free = None if None in found else min(found) // (len(found) if devices[0].platform == "cpu" else 1)
     for index, level in enumerate(levels[: len(levels) - (order.beginning.mode == "upsample")]):
         config = level.prior.config
         if order.batch_sizes is None:
-            wanted = len(order.requests) * order.n_segments[index]
-            plans.append(choose_batch_size(config, order.precision, wanted, free))
+            wanted = math.ceil(len(order.requests) * order.n_segments[index] / order.mesh.shape["replica"])
+            plans.append(choose_batch_size(config, order.precision, wanted, free, order.mesh))
         else:
-            plans.append(plan_level(config, order.precision, order.batch_sizes[index]))
-            check_fits(plans[-1], config, order.precision, free)
+            plans.append(plan_level(config, order.precision, order.batch_sizes[index], order.mesh))
+            check_fits(plans[-1], config, order.precision, free, order.mesh)
     return plans
 
 
@@ -317,7 +330,7 @@ def sample_order(
                 yield index, finished
             bar.unpause()  # what was found says nothing about speed
             if any(part.windows for part in parts):
-                engine = level_engine(level, plans[index].batch_size, order.precision)
+                engine = level_engine(level, plans[index].batch_size, order.precision, order.mesh)
                 for event in sample_parts(engine, level, parts):
                     if isinstance(event, int):
                         bar.update(event)

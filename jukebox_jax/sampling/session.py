@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from jukebox_jax.errors import UserError
-from jukebox_jax.files import atomic_file, folder_lock
+from jukebox_jax.files import atomic_file, folder_lock, remove_unfinished
 from jukebox_jax.sampling.cascade import Finished, Part
 
 SESSION_FILE = "session.json"
@@ -95,6 +95,7 @@ def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[Journal]
       UserError: another process has it, it is damaged, or it is the journal of something else (names what differs).
     """
     with folder_lock(folder):
+        remove_unfinished(folder)
         there = recorded_settings(folder)
         if there is None:
             with atomic_file(folder / SESSION_FILE) as temporary:

@@ -33,7 +33,7 @@ def prior_of(kind: int | str) -> TrainedPrior:
 @functools.cache
 def engine_of(kind: int | str, precision: str, batch_size: int) -> Engine:
     prior = prior_of(kind)
-    weights = pack(prior.read_params(), prior.config, precision, batch_size)
+    weights = pack(prior.open_params(), prior.config, precision, batch_size)
     return make_engine(decoding_config(prior.config, precision), weights, batch_size)
 
 
