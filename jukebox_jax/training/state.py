@@ -73,7 +73,7 @@ def abstract_state(task: Task, config: TrainConfig, mesh: Mesh | AbstractMesh, r
 
 
 def create_state(task: Task, config: TrainConfig, abstract: TrainState) -> TrainState:
-    """The state before the first step; unless drawn first, every array is born on its own devices, never whole on one."""
+    """The state before the first step. Unless drawn first, every array is born on its devices, never whole on one."""
     drawn = None
     if task.drawn_first:
         drawn = jax.device_get(_draw(task, config))  # of the host: several hosts may share a state, but no device
