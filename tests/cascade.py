@@ -58,7 +58,7 @@ def lyric_config(kind: Lyrics) -> PriorConfig:
 
 
 def random_codec(config: VQVAEConfig = CODEC) -> Codec:
-    params = meta.unbox(jax.jit(init_codec, static_argnums=0)(config, jax.random.key(0)))
+    params = meta.unbox(init_codec(config, jax.random.key(0)))
     books = jax.random.normal(jax.random.key(1), (config.levels, config.codes, config.emb_width)) * 0.05
     return Codec(params, tuple(books))
 

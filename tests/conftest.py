@@ -8,6 +8,9 @@ import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Nearly everything here is compiled to be run once or twice: XLA need not polish it. What the polished programs do can
+# be tested by `XLA_FLAGS= make test`, and is shown by `make demo` and the experiments.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 # Test processes share what they compile, and a second run compiles nothing anew. Tests that time compilation switch
 # it off: jax.config.update("jax_enable_compilation_cache", False).
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))

@@ -78,13 +78,9 @@ def training_drill(
         name=name,
         what=f"{model}, {', '.join(map(str, places))}",
         starts=tuple(map(start, places)),
-        total=steps,
-        seen=logged_steps,
         compare=compare,
-        kept=kept_steps,
-        writing=is_writing,
         damage=damage_latest,
-        most_kills=max(1, steps // 4),
+        **_of_a_run(steps),
     )
 
 
@@ -98,14 +94,21 @@ def bad_numbers_drill(name: str, steps: int, cache: Path) -> Drill:
         name=name,
         what="a small task, bad data, single",
         starts=(lambda folder: [Program((*words, str(folder / RUN), str(steps)), ON_CPU | _compiled_in(cache))],),
-        total=steps,
-        seen=logged_steps,
         compare=compare_bits,
-        kept=kept_steps,
-        writing=is_writing,
         goes_back=True,
-        most_kills=max(1, steps // 4),
+        **_of_a_run(steps),
     )
+
+
+def _of_a_run(steps: int) -> dict[str, Any]:
+    """What every drill of a run of so many steps is given."""
+    return {
+        "total": steps,
+        "seen": logged_steps,
+        "kept": kept_steps,
+        "writing": is_writing,
+        "most_kills": max(1, steps // 4),
+    }
 
 
 def _compiled_in(cache: Path) -> dict[str, str]:

@@ -119,7 +119,7 @@ def codec_decode(model: VQVAEConfig, samples: int, level: int) -> Work:
 
 
 def codec(model: VQVAEConfig) -> Codec:
-    """A codec with random weights and codes; drawn here, since to compile `init_codec` would take longer."""
+    """A codec with random weights and codes, of which nothing is known but their size."""
     rng = np.random.default_rng(0)
 
     def draw(*shape: int) -> jax.Array:

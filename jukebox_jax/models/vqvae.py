@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.codebook import Codebook, look_up, nearest
 from jukebox_jax.models.convolution import Conv, ConvTranspose, ResidualStack, dilations, zero_beyond
+from jukebox_jax.models.drawing import draw
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,9 @@ def untrained_codebooks(config: VQVAEConfig) -> tuple[Codebook, ...]:
 
 
 def init_codec(config: VQVAEConfig, key: Key[Array, ""]) -> dict:
-    """Fresh parameters, boxed with their logical axes."""
+    """Fresh parameters, boxed with their logical axes. Not to be compiled: see `drawing`."""
     shortest = jnp.zeros((1, config.hops[-1], 1), jnp.float32)
-    return VQVAE(config).init(key, shortest)["params"]
+    return draw(lambda key: VQVAE(config).init(key, shortest)["params"], key)
 
 
 def flops_per_sample(config: VQVAEConfig) -> float:

@@ -31,6 +31,7 @@ def codec_task(model: VQVAEConfig, loss: CodecLossConfig, bandwidth: Bandwidth, 
         unit="audio_seconds",
         units_per_example=window_samples / model.sample_rate,
         alarms=tuple(_collapse(model, level) for level in range(model.levels)),
+        drawn_first=True,
         batch_spec={"audio": jax.ShapeDtypeStruct((window_samples, 1), jnp.float32)},
     )
 

@@ -21,10 +21,9 @@ from jukebox_jax.checkpoint import runs, store
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import folder_lock
 from jukebox_jax.parallel import hosts
-from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.plan import out_of_memory_told, plan
-from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
 from jukebox_jax.training.config import TrainConfig
+from jukebox_jax.training.devices import devices_of
 from jukebox_jax.training.feed import Batches, Feed
 from jukebox_jax.training.ledger import Ledger, summary
 from jukebox_jax.training.log import Log, due
@@ -100,12 +99,10 @@ def train(
         ledger = stack.enter_context(Ledger(run_dir, primary))
 
         # ---- Devices, and the state on them ----------------------------------------------------------------------
-        strategy = get_strategy(config.strategy)
-        mesh = make_mesh(config.mesh or strategy.mesh_shape)
+        mesh, rules, sharding = devices_of(config)
         stack.enter_context(jax.set_mesh(mesh))
-        sharding = batch_sharding(mesh, strategy.rules, config.batch_size, config.accumulate)
         part = hosts.part_here(sharding, config.batch_size)
-        abstract = abstract_state(task, config, mesh, strategy.rules)
+        abstract = abstract_state(task, config, mesh, rules)
 
         restored = runs.restore_latest(run_dir, to_parts(abstract))
         if restored is not None:
@@ -156,7 +153,7 @@ def train(
             name: jax.ShapeDtypeStruct((config.batch_size, *spec.shape), spec.dtype, sharding=sharding)
             for name, spec in task.batch_spec.items()
         }
-        train_step = make_train_step(task, config, mesh, strategy.rules, abstract).lower(abstract, batch_spec)
+        train_step = make_train_step(task, config, mesh, rules, abstract).lower(abstract, batch_spec)
         with out_of_memory_told():
             train_step = train_step.compile()
         parts = {"parameters": abstract.params, "optimizer": abstract.opt_state, "average": abstract.ema}
@@ -174,6 +171,10 @@ def train(
         saved, saved_at, evaluated = step, time.monotonic(), step
         running: dict[str, jax.Array] | None = None  # metrics of the step that the devices are at
         stopped = 0  # by which signal
+
+        def evaluated_now(step: int, state: TrainState) -> dict[str, float]:
+            with ledger.spending("eval"), nn.logical_axis_rules(rules):
+                return log.evaluation(step, evaluate(state.eval_params, state.model_state))
 
         with ledger.spending("data"):
             batch = data.next()
@@ -216,8 +217,7 @@ def train(
                 continue
             measured = None
             if evaluation:
-                with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
-                    measured = log.evaluation(step, evaluate(state.eval_params, state.model_state))
+                measured = evaluated_now(step, state)
                 evaluated = step
                 watchdog.alive()
             if checkpoint and not log.bad_steps:  # those before the bad steps must not have to go for it
@@ -233,8 +233,7 @@ def train(
         # ---- The end, or a stop from outside ---------------------------------------------------------------------
         measured = None
         if evaluate is not None and evaluated != step and not stopped:
-            with ledger.spending("eval"), nn.logical_axis_rules(strategy.rules):
-                measured = log.evaluation(step, evaluate(state.eval_params, state.model_state))
+            measured = evaluated_now(step, state)
         if saved != step:
             with ledger.spending("checkpoint"):
                 checkpoints.save(step, to_parts(state), measured)

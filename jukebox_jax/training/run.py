@@ -27,14 +27,13 @@ from jukebox_jax.models.codebook import Codebook
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.models.vqvae import VQVAEConfig
-from jukebox_jax.parallel.hosts import Part, part_here
-from jukebox_jax.parallel.mesh import make_mesh
-from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
+from jukebox_jax.parallel.hosts import Part
 from jukebox_jax.pipeline.bandwidth import bandwidth, stored_bandwidth
 from jukebox_jax.pipeline.dataset import Dataset, open_dataset
 from jukebox_jax.pipeline.stream import LabelSpec, LyricSpec, Stream, TimingSpec, long_enough
 from jukebox_jax.training.codec_task import codec_task
 from jukebox_jax.training.config import TrainConfig
+from jukebox_jax.training.devices import part_of_this_host
 from jukebox_jax.training.loop import train
 from jukebox_jax.training.on_the_fly import EncodedStream
 from jukebox_jax.training.prior_task import prior_task
@@ -237,14 +236,6 @@ def _tokens_of(
         return stream
     levels = (model.level,) if model.conditioner is None else (model.level, model.level + 1)
     return EncodedStream(stream, encoder, levels, local_batch)
-
-
-def part_of_this_host(config: TrainConfig) -> Part:
-    """Which part of every batch this host reads."""
-    strategy = get_strategy(config.strategy)
-    mesh = make_mesh(config.mesh or strategy.mesh_shape)
-    sharding = batch_sharding(mesh, strategy.rules, config.batch_size, config.accumulate)
-    return part_here(sharding, config.batch_size)
 
 
 def _holds_out(dataset: Dataset, window_samples: int) -> bool:

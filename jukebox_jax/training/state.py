@@ -73,9 +73,12 @@ def abstract_state(task: Task, config: TrainConfig, mesh: Mesh | AbstractMesh, r
 
 
 def create_state(task: Task, config: TrainConfig, abstract: TrainState) -> TrainState:
-    """The state before the first step; every array is born on its own devices, never whole on one."""
-    init = jax.jit(lambda: meta.unbox(_boxed_state(task, config)), out_shardings=state_shardings(abstract))
-    return init()
+    """The state before the first step. Unless drawn first, every array is born on its devices, never whole on one."""
+    drawn = None
+    if task.drawn_first:
+        drawn = jax.device_get(_draw(task, config))  # of the host: several hosts may share a state, but no device
+    make = jax.jit(lambda drawn: meta.unbox(_boxed_state(task, config, drawn)), out_shardings=state_shardings(abstract))
+    return make(drawn)
 
 
 def state_shardings(abstract: TrainState) -> TrainState:
@@ -83,9 +86,13 @@ def state_shardings(abstract: TrainState) -> TrainState:
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
-def _boxed_state(task: Task, config: TrainConfig) -> TrainState:
+def _draw(task: Task, config: TrainConfig) -> tuple[PyTree, PyTree]:
+    return task.init(jax.random.key(config.seed))
+
+
+def _boxed_state(task: Task, config: TrainConfig, drawn: tuple[PyTree, PyTree] | None = None) -> TrainState:
     """The initial state with Linen's boxes left on: moments and average inherit the parameters' logical axes."""
-    params, model_state = task.init(jax.random.key(config.seed))
+    params, model_state = _draw(task, config) if drawn is None else drawn
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,

@@ -51,6 +51,8 @@ class Task:
       batch_spec: shape and dtype of each array of a batch, without the batch axis.
       unit, units_per_example: what the speed of training is told in, and how many an example holds; None: in examples.
       alarms: metrics that are watched.
+      drawn_first: whether `init` is called for whole arrays, from which the state is then made, and not compiled with
+        it: for hundreds of small parameters, which XLA would compile for a minute (`models.drawing`).
     """
 
     init: Callable[[Key[Array, ""]], tuple[PyTree, PyTree]]
@@ -60,3 +62,4 @@ class Task:
     unit: Literal["tokens", "audio_seconds"] | None = None
     units_per_example: float = 1.0
     alarms: tuple[Alarm, ...] = ()
+    drawn_first: bool = False

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_devices import xla_flags
 
 ROOT = Path(__file__).parents[2]
 DEVICES = 8
@@ -24,7 +25,7 @@ def run(folder: Path, strategy: str, *verbs: str, mesh=(), processes: int = 1) -
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
+        "XLA_FLAGS": xla_flags(DEVICES // processes),
     }
     program = [sys.executable, str(ROOT / "tests/checkpoint/processes.py"), str(folder), strategy, json.dumps(mesh)]
     started = [

@@ -36,7 +36,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 @functools.cache
 def random_codec(config: VQVAEConfig) -> Codec:
     """Its codes are latents of noise: far enough apart, and all in use."""
-    params = meta.unbox(jax.jit(init_codec, static_argnums=0)(config, jax.random.key(0)))
+    params = meta.unbox(init_codec(config, jax.random.key(0)))
     audio = jnp.asarray(noise(config.hops[-1] * config.codes, seed=9)[None, :, None])
 
     @functools.partial(jax.jit, static_argnums=0)

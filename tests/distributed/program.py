@@ -18,7 +18,7 @@ import numpy as np
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.parallel import hosts
-from jukebox_jax.training.run import part_of_this_host
+from jukebox_jax.training.devices import part_of_this_host
 from tests.training import toy
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_devices import xla_flags
 
 from jukebox_jax.checkpoint import runs
 from jukebox_jax.errors import UserError
@@ -37,7 +38,7 @@ def start(run_dir: Path, changes: dict, count: int, devices: int, slow_from: int
         **os.environ,
         "PYTHONPATH": f"{ROOT}",
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
     }
     specs = ["alone"] if count == 1 else [f"{address},{count},{index}" for index in range(count)]
     program = [sys.executable, str(Path(__file__).with_name("program.py"))]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_devices import xla_flags
 
 from tests.pipeline.conftest import write_audio_dataset
 
@@ -21,7 +22,7 @@ def start(index: int, count: int, port: int, folder: Path, devices: int) -> subp
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
     }
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

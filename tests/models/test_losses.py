@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +15,10 @@ from jukebox_jax.audio.spectral import REFERENCE, spectral_convergence, spectral
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, audio_losses, codec_losses
 from jukebox_jax.models.vqvae import VQVAEConfig, init_codec, untrained_codebooks
 
-TINY = VQVAEConfig(widths=(4, 4, 4), depths=(1, 1, 1), emb_width=4, codes=8)
+TINY = VQVAEConfig(downs=(1, 1, 1), widths=(4, 4, 4), depths=(1, 1, 1), emb_width=4, codes=8)
+#: For what one level and one resolution can show: more take longer to compile.
+ONE_LEVEL = VQVAEConfig(downs=(2,), strides=(2,), widths=(4,), depths=(1,), emb_width=4, codes=8)
+ONE_RESOLUTION = CodecLossConfig(multispectral_n_fft=(256,), multispectral_hop=(64,), multispectral_window=(240,))
 
 
 def recorded_signals():
@@ -44,28 +50,30 @@ def test_waveform_terms_are_the_recorded_ones():
 @pytest.mark.parametrize("spectral", [0.0, 1.0])
 @pytest.mark.parametrize("relative", [False, True])
 def test_silence_gives_finite_losses_and_gradients(spectral, relative):
-    config = CodecLossConfig(spectral=spectral, relative_spectral=relative)
-    params = meta.unbox(init_codec(TINY, jax.random.key(0)))
+    config = dataclasses.replace(ONE_RESOLUTION, spectral=spectral, relative_spectral=relative)
+
+    @jax.jit
+    def loss_and_gradients(params):
+        def loss(params):
+            books, silence, key = untrained_codebooks(ONE_LEVEL), jnp.zeros((2, 4096, 1)), jax.random.key(1)
+            value, *rest = codec_losses(ONE_LEVEL, config, Bandwidth(), params, books, silence, key)
+            return value, rest
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    params = meta.unbox(init_codec(ONE_LEVEL, jax.random.key(0)))
     # Not only the target: a decoder that puts out exact silence, too.
-    for audio, p in (
-        (jnp.zeros((2, 4096, 1)), params),
-        (jnp.zeros((2, 4096, 1)), jax.tree.map(jnp.zeros_like, params)),
-    ):
-        loss = lambda p, audio=audio: codec_losses(  # noqa: E731
-            TINY, config, Bandwidth(), p, untrained_codebooks(TINY), audio, jax.random.key(1)
-        )
-        (value, codebooks, metrics), gradients = loss(p), jax.grad(lambda p, f=loss: f(p)[0])(p)
-        for leaf in jax.tree.leaves((value, codebooks, metrics, gradients)):
+    for p in (params, jax.tree.map(jnp.zeros_like, params)):
+        for leaf in jax.tree.leaves(loss_and_gradients(p)):
             assert np.isfinite(np.asarray(leaf, np.float32)).all()
 
 
 def test_metrics_are_given_per_level_and_levels_add_up():
     params = meta.unbox(init_codec(TINY, jax.random.key(0)))
     audio = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4096, 1)) * 0.1, jnp.float32)
-    config = CodecLossConfig(spectral=0.5)
-    loss, books, metrics = codec_losses(
-        TINY, config, Bandwidth(), params, untrained_codebooks(TINY), audio, jax.random.key(0)
-    )
+    config = dataclasses.replace(ONE_RESOLUTION, spectral=0.5)
+    losses = jax.jit(partial(codec_losses, TINY, config, Bandwidth()))
+    loss, books, metrics = losses(params, untrained_codebooks(TINY), audio, jax.random.key(0))
     for name in ("l1_loss", "l2_loss", "linf_loss", "log_magnitude_loss", "spectral_convergence"):
         assert float(metrics[name]) == float(metrics[f"{name}_l1"])
         assert len({float(metrics[f"{name}_l{i}"]) for i in (1, 2, 3)}) == 3
@@ -82,7 +90,7 @@ def test_metrics_are_given_per_level_and_levels_add_up():
     )
     assert float(loss) == pytest.approx(float(total), rel=1e-6)
     # Evaluation learns nothing and has no quantiser metrics.
-    _, after, held_out = codec_losses(TINY, config, Bandwidth(), params, books, audio, None)
+    _, after, held_out = losses(params, books, audio, None)
     assert after is not books
     jax.tree.map(np.testing.assert_array_equal, after, books)
     assert "usage" not in held_out

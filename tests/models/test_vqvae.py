@@ -24,7 +24,7 @@ TINY = VQVAEConfig(widths=(8, 4, 4), depths=(2, 2, 1), emb_width=8, codes=16)
 
 
 def make_codec(config: VQVAEConfig) -> Codec:
-    params = meta.unbox(jax.jit(init_codec, static_argnums=0)(config, jax.random.key(0)))
+    params = meta.unbox(init_codec(config, jax.random.key(0)))
     rng = np.random.default_rng(0)
     # Codes near the latents' scale, so that different latents get different codes.
     audio = jnp.asarray(rng.normal(size=(1, config.hops[-1] * 64, 1)) * 0.3, jnp.float32)

@@ -38,7 +38,7 @@ print(json.dumps(found))
 
 
 def python(*arguments: str, timeout: float) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}  # as it would run
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=timeout, check=False

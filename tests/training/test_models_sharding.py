@@ -9,19 +9,9 @@ import pytest
 
 from tests.training.on_eight import on_eight_devices
 
+FAMILIES = ("plain", "labels", "upsampler", "one_sequence", "lyric_encoder", "codec")
 SHARDED = ("dp", "fsdp", "hsdp", "fsdp_tp", "fsdp_sp")
-#: What is tested quickly. `hsdp` does what `dp` and `fsdp` do; the slow tests have these too, everywhere.
-QUICK = {
-    "plain": ("fsdp_sp",),
-    "labels": SHARDED,
-    "upsampler": ("fsdp_sp",),
-    "one_sequence": ("fsdp_tp", "fsdp_sp"),
-    "lyric_encoder": ("fsdp_sp",),
-    "codec": ("dp", "hsdp", "fsdp_sp"),
-}
-QUICK_PAIRS = [(family, strategy) for family, strategies in QUICK.items() for strategy in strategies]
-SLOW_PAIRS = [(family, strategy) for family in QUICK for strategy in SHARDED if strategy not in QUICK[family]]
-PAIRS = [*QUICK_PAIRS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW_PAIRS)]
+PAIRS = [(family, strategy) for family in FAMILIES for strategy in SHARDED]
 
 BOTH = ["fsdp", "sequence"]
 LAYERS = "decoder/transformer/layers"
@@ -68,30 +58,20 @@ SPECS = {
 SPECS["hsdp"] = SPECS["fsdp"]
 
 
-def finished(pairs: list[tuple[str, str]]) -> dict:
-    """What the program prints; its models compile in a third of the time if XLA does not polish them."""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    run = on_eight_devices("models_on_eight_devices.py", *map(":".join, pairs), flags=flags, timeout=1500)
+@pytest.fixture(scope="module")
+def found() -> dict:
+    """What the program prints."""
+    run = on_eight_devices("models_on_eight_devices.py", *map(":".join, PAIRS), timeout=1500)
     # XLA says where it gathers for want of a better plan, and what. Tables have two axes, activations three or more.
     plans = re.findall(r"Involuntary full rematerialization.* HLO operation %\S+ = \w+\[([\d,]*)\]", run.stderr)
     assert [shape for shape in plans if shape.count(",") > 1] == []
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def quick() -> dict:
-    return finished(QUICK_PAIRS)
-
-
-@pytest.fixture(scope="module")
-def slow() -> dict:
-    return finished(SLOW_PAIRS)
-
-
 @pytest.fixture
-def report(request, family, strategy) -> dict:
-    """What the program found, of this family, under `single` and this strategy at least."""
-    return request.getfixturevalue("quick" if (family, strategy) in QUICK_PAIRS else "slow")[family]
+def report(found, family) -> dict:
+    """What the program found, of this family, under `single` and every strategy."""
+    return found[family]
 
 
 @pytest.mark.parametrize(("family", "strategy"), PAIRS)
@@ -109,12 +89,12 @@ def test_loss_and_gradients_equal_those_of_one_device(report, family, strategy):
 
 @pytest.mark.parametrize(("family", "strategy"), PAIRS)
 def test_parameters_lie_where_the_table_says(report, family, strategy):
-    found, expected = report[strategy]["specs"], dict(SPECS[strategy])
+    specs, expected = report[strategy]["specs"], dict(SPECS[strategy])
     if (family, strategy) == ("one_sequence", "fsdp_tp"):
         expected["decoder/tokens"] = [None, "fsdp"]  # 59 symbols stay whole
-    checked = [name for name in expected if name in found]
+    checked = [name for name in expected if name in specs]
     assert checked
-    assert {name: found[name] for name in checked} == {name: expected[name] for name in checked}
+    assert {name: specs[name] for name in checked} == {name: expected[name] for name in checked}
 
 
 #: The least and most of all bytes on a device.
@@ -139,13 +119,13 @@ def test_a_device_holds_its_part_of_parameters_average_moments_and_gradients(rep
 
 @pytest.mark.parametrize(("family", "strategy"), PAIRS)
 def test_devices_gather_parameters_and_no_activations(report, strategy):
-    found = report[strategy]
-    names = {name for name, _ in found["collectives"]}
+    one = report[strategy]
+    names = {name for name, _ in one["collectives"]}
     if strategy == "dp":
         assert names == {"all-reduce"}
     elif strategy in ("fsdp", "hsdp"):
-        gathered = max(size for name, size in found["collectives"] if name == "all-gather")
-        assert gathered <= found["largest_parameter"]
+        gathered = max(size for name, size in one["collectives"] if name == "all-gather")
+        assert gathered <= one["largest_parameter"]
     else:
         assert "all-gather" in names
 
@@ -162,10 +142,10 @@ def test_devices_gather_parameters_and_no_activations(report, strategy):
         ("ENCODER", ["all-gather"] * 2),
     ],
 )
-def test_rows_on_several_devices_move_what_their_attention_looks_at(quick, pattern, expected):
-    found = quick["attention"][pattern]
-    assert [one if isinstance(want, list) else one[0] for one, want in zip(found, expected, strict=True)] == expected
+def test_rows_on_several_devices_move_what_their_attention_looks_at(found, pattern, expected):
+    moved = found["attention"][pattern]
+    assert [one if isinstance(want, list) else one[0] for one, want in zip(moved, expected, strict=True)] == expected
 
 
-def test_lyrics_in_the_sequence_are_all_that_is_gathered_of_it(quick):
-    assert max(size for _, size in quick["attention"]["PRIME"]) == 16 * 2 * 4
+def test_lyrics_in_the_sequence_are_all_that_is_gathered_of_it(found):
+    assert max(size for _, size in found["attention"]["PRIME"]) == 16 * 2 * 4

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_devices import xla_flags
 
 from jukebox_jax.checkpoint.models import load_codec
 from jukebox_jax.corpus.encode import encode_dataset
@@ -112,7 +113,7 @@ def test_rows_lie_over_all_devices_and_give_the_same_codes(world, tmp_path):
         "config = PriorRun(TOP, dataclasses.replace(TRAIN, batch_size=4, steps=2, strategy='fsdp'))\n"
         f"train_run(config, {str(world / 'audio')!r}, {str(tmp_path / 'run')!r}, {str(world / 'codec')!r})\n"
     )
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = os.environ | {"XLA_FLAGS": xla_flags(4)}
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr
