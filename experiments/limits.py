@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 MATRIX = 4096  # rows and columns
+READ_BYTES = 2**29  # of a matrix that is larger than any cache
 
 
 def copy_bytes_per_core_second(repeats: int) -> float:
@@ -28,6 +29,15 @@ def jax_matmul(dtype: str = "float32") -> Callable[[], object]:
     product = jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()  # compiles
     return lambda: product(matrix, matrix).block_until_ready()
+
+
+def jax_read() -> Callable[[], object]:
+    """A compiled product of a float32 matrix of `READ_BYTES` and a vector on the first device, to be timed: it reads
+    the matrix once and waits for its result."""
+    matrix, vector = jnp.ones((READ_BYTES // 4 // 4096, 4096)), jnp.ones(4096)
+    product = jax.jit(jnp.matmul)
+    product(matrix, vector).block_until_ready()  # compiles
+    return lambda: product(matrix, vector).block_until_ready()
 
 
 def numpy_matmul_flops_per_second(repeats: int) -> float:

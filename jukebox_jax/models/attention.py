@@ -155,7 +155,11 @@ def attention_weights(
     """
     # Both factors take half the scale, so that half-precision products stay in range.
     scale = jnp.asarray(q.shape[-1] ** -0.25, q.dtype)
-    logits = jnp.einsum("...qhk,...shk->...hqs", q * scale, k * scale).astype(jnp.float32)
+    return _softmax(jnp.einsum("...qhk,...shk->...hqs", q * scale, k * scale), seen, blanks)
+
+
+def _softmax(logits: Float[Array, "... s"], seen: Bool[Array, "..."] | None, blanks: int) -> Float[Array, "... _"]:
+    logits = logits.astype(jnp.float32)
     if seen is not None:
         logits = jnp.where(seen, logits, -1e9)
     if blanks:
@@ -414,7 +418,7 @@ def attend_next(
 ) -> tuple[Float[Array, "b h k"], LayerCache]:
     """Attention of one token of each sequence, the one at its `position`, reading only the keys it sees."""
     if pattern == Pattern.ENCODER:
-        return _attend_cached(q[:, None], cache.kv)[:, 0], cache
+        return _attend_one(q, cache.kv), cache
     width, slots = layout.block_ctx, slot_count(pattern, layout)
     row, column = position // width, position % width
     slot, new = slot_of(pattern, layout, position), jnp.stack([k, v], axis=1).astype(cache.kv.dtype)
@@ -425,15 +429,30 @@ def attend_next(
 
     if pattern == Pattern.COLUMN:
         seen = jnp.arange(layout.blocks) <= row[:, None]
-        out = _attend_cached(q[:, None], read(column * layout.blocks, layout.blocks), seen[:, None, None])
+        out = _attend_one(q, read(column * layout.blocks, layout.blocks), seen)
     elif pattern == Pattern.PREVIOUS_ROW:
-        out = _attend_cached(q[:, None], read((row + 1) % 2 * width, width))
-        out = jnp.where((row == 0)[:, None, None, None], 0, out)
+        out = _attend_one(q, read((row + 1) % 2 * width, width))
+        out = jnp.where((row == 0)[:, None, None], 0, out)
     else:
         keys = jax.vmap(lambda count: held_positions(pattern, layout, count))(position + 1)
         seen = visible(pattern, layout, position[:, None], keys)
-        out = _attend_cached(q[:, None], kv, seen[:, None, None], layout.summary(pattern))
-    return out[:, 0], LayerCache(kv)
+        out = _attend_one(q, kv, seen, layout.summary(pattern))
+    return out, LayerCache(kv)
+
+
+def _attend_one(
+    q: Float[Array, "b h k"], kv: Shaped[Array, "b s 2 h k"], seen: Bool[Array, "b s"] | None = None, blanks: int = 0
+) -> Float[Array, "b h k"]:
+    """`attend` for one query of each sequence.
+
+    In products that take keys and values as they lie: of those of `attend`, XLA's CPU compiler turns all keys round
+    first, which takes ten times as long as the attention itself.
+    """
+    k, v = kv[:, :, 0].astype(q.dtype), kv[:, :, 1].astype(q.dtype)
+    columns = (q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype))[..., None]
+    logits = jax.lax.dot_general(k, columns, (((3,), (2,)), ((0, 2), (0, 1))))[..., 0]  # (b, h, s)
+    weights = _softmax(logits, None if seen is None else seen[:, None], blanks)[..., None, blanks:].astype(v.dtype)
+    return jax.lax.dot_general(weights, v, (((3,), (1,)), ((0, 1), (0, 2))))[:, :, 0]
 
 
 def _attend_cached(

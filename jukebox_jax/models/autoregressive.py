@@ -69,7 +69,8 @@ class Autoregressive(nn.Module):
 
     def logits(self, states: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """The output projection."""
-        return states @ nn.with_logical_constraint(self.output if self.merged else self.tokens, ("vocab", None)).T
+        table = nn.with_logical_constraint(self.output if self.merged else self.tokens, ("vocab", None))
+        return jnp.einsum("...d,vd->...v", states, table)
 
     def weights(self, tokens: Int[Array, "b t"], conditioning: Conditioning, layer: int) -> Float[Array, "*c h q _"]:
         """Attention weights of one layer of the teacher-forced pass (see `attention.record_weights`)."""

@@ -72,7 +72,10 @@ def product(x: Float[Array, "*b d"], kernel: Packed | Shaped[Array, d * f]) -> F
 
 
 def _with_last(x: Shaped[Array, "*b d"], values: Shaped[Array, "*f d"], dtype: DTypeLike | None = None) -> Array:
-    return jax.lax.dot_general(x, values, (((x.ndim - 1,), (values.ndim - 1,)), ((), ())), preferred_element_type=dtype)
+    # As a matrix: for a kernel of more axes, XLA's CPU compiler turns the whole kernel round at every product.
+    matrix = values.reshape(-1, values.shape[-1])
+    out = jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=dtype)
+    return out.reshape(*x.shape[:-1], *values.shape[:-1])
 
 
 def given_or_drawn(module: nn.Module, name: str, init: Callable[..., Any], *arguments: Any) -> Any:
