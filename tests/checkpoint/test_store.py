@@ -111,6 +111,30 @@ def test_a_run_folder_reads_as_a_model_with_its_averaged_weights(tmp_path, ema):
     assert store.load_metadata(tmp_path) == {"step": 3}
 
 
+@pytest.mark.parametrize("kind", ["model", "run"])
+def test_parts_are_read_by_name(tmp_path, kind):
+    folder = tmp_path / kind
+    if kind == "model":
+        store.save_model(folder, toy_tree(jnp.bfloat16), {})
+        names, whole = ("params", "layer_2", "kernel"), toy_tree(jnp.bfloat16)["params"]["layer_2"]["kernel"]
+    else:
+        write_run(folder)
+        names, whole = ("params", "w"), np.full((6, 4), 3.5)
+    read = store.open_model(folder)
+    found = read(names)
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.asarray(whole, np.float32))
+    assert set(read(names[:1])) == set(store.load_model(folder)["params"])
+    assert store.stored_model(folder)["params"].keys() == read(names[:1]).keys()
+    files = store.weight_files(folder)
+    assert files == sorted(files)
+    assert all(path.is_file() for path in files)
+    damage(folder)
+    with pytest.raises(UserError, match="cannot be read"):
+        store.open_model(folder)(names)
+
+
 def test_training_checkpoints_keep_the_latest_and_restore_the_whole_state(tmp_path):
     write_run(tmp_path)
     assert runs.steps(tmp_path) == [2, 3]
