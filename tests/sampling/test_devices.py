@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from jukebox_jax.cli.main import main
 from jukebox_jax.errors import UserError
 from jukebox_jax.sampling.devices import sampling_mesh
 from tests.training.on_eight import on_eight_devices
@@ -72,3 +73,9 @@ def test_meshes_that_cannot_be_are_refused(report):
     assert "Unknown mesh axis 'replicas'" in name
     with pytest.raises(UserError, match="is no shape"):
         sampling_mesh({"replica": 0}, 1)
+
+
+@pytest.mark.parametrize("mesh", ["replica", "replica=two", "2"])
+def test_a_mesh_that_cannot_be_read_is_refused(mesh, capsys):
+    assert main(["sample", "--demo", "--mesh", mesh]) == 2
+    assert f"{mesh} is no mesh: give sizes such as replica=4,fsdp=2" in capsys.readouterr().err
