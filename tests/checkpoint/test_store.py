@@ -81,9 +81,6 @@ def test_dtype_casts_floats_alone_on_writing_and_on_reading(tmp_path):
     back = store.load_model(tmp_path / "model", tree, dtype=jnp.float32)
     want = tree["params"]["layer_0"]["kernel"].astype(jnp.bfloat16).astype(jnp.float32)
     np.testing.assert_array_equal(back["params"]["layer_0"]["kernel"], want)
-    host = store.load_model(tmp_path / "model", dtype=np.float32, host=True)
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(host))
-    assert_same(host, back)
 
 
 @pytest.mark.parametrize("leaves", [40, 150])

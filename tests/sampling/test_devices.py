@@ -15,9 +15,8 @@ from tests.training.on_eight import on_eight_devices
 
 @pytest.fixture(scope="module")
 def report() -> dict:
-    """What the program prints; its models compile in a third of the time if XLA does not polish them."""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    run = on_eight_devices("../sampling/layouts_on_eight_devices.py", flags=flags)
+    """What the program prints."""
+    run = on_eight_devices("../sampling/layouts_on_eight_devices.py")
     assert "full rematerialization" not in run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
