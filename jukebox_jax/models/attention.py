@@ -158,7 +158,7 @@ def attention_weights(
     return _softmax(jnp.einsum("...qhk,...shk->...hqs", q * scale, k * scale), seen, blanks)
 
 
-def _softmax(logits: Float[Array, "... s"], seen: Bool[Array, "..."] | None, blanks: int) -> Float[Array, "... _"]:
+def _softmax(logits: Float[Array, "... s"], seen: Bool[Array, ...] | None, blanks: int) -> Float[Array, "... _"]:
     logits = logits.astype(jnp.float32)
     if seen is not None:
         logits = jnp.where(seen, logits, -1e9)
