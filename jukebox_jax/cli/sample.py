@@ -153,7 +153,9 @@ def run(args: argparse.Namespace) -> None:
 
     with _writable_folder(args.out):
         from jukebox_jax import api
+        from jukebox_jax.cli.compile_cache import keep_compiled
 
+        keep_compiled(None)
         model = api.load(None if args.demo else args.model)
         order = model.order(seed=args.seed, n_samples=args.n_samples, **given, **_start(args, model))
         session = args.session or args.out / "sessions" / model.session_name(order)
