@@ -1,10 +1,12 @@
-"""What training steps need of TPUs that are not there: memory and traffic, from the TPU compiler.
+"""What training and decode steps need of TPUs that are not there: memory and traffic, from the TPU compiler.
 
     pip install -c constraints.txt -e ".[tpu]"
     python -m experiments.tpu_plans                       # every row of README.md; hours on two cores
     python -m experiments.tpu_plans --topology v5e:8x8 --config configs/prior.py:5b
     python -m experiments.tpu_plans --topology v6e:8x8 --slices 2 --config configs/prior.py:5b \\
         --config.train.accumulate=4
+    python -m experiments.tpu_plans --decode              # the sampling engine with every released prior
+    python -m experiments.tpu_plans --decode prior_5b
 
 Nothing runs, so it says nothing about speed. One compilation at a time: they use all cores and some gigabytes.
 """
@@ -36,6 +38,9 @@ CASES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--decode", nargs="*", metavar="MODEL", help="compile decode steps instead, of these priors or of all"
+    )
     parser.add_argument("--config", metavar="FILE.py:VARIANT", help="what to compile (default: every row of README.md)")
     parser.add_argument("--topology", default="v5e:8x8", help="of one slice, as v5e:8x8 or v5p:4x4x4 (default v5e:8x8)")
     parser.add_argument("--slices", type=int, default=1, help="slices, joined by a data-centre network (default 1)")
@@ -49,6 +54,8 @@ def main() -> None:
 
     # Before jax is imported: no TPU is asked for, and none is looked for in the cloud's metadata.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    if args.decode is not None:
+        sys.exit(_decode(args.decode, args.json))
     from experiments.tpu_plans.compile import compile_step, table
     from jukebox_jax.cli.flags import load_config
     from jukebox_jax.errors import UserError
@@ -69,6 +76,39 @@ def main() -> None:
     if args.json is not None:
         args.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     sys.exit(0 if len(rows) == len(cases) else 2)
+
+
+def _decode(models: list[str], json_file: Path | None) -> int:
+    from experiments.tpu_plans.decode import CHIPS, MODELS, PRECISIONS, compile_decode, decode_table
+    from jukebox_jax.errors import UserError
+
+    if unknown := [name for name in models if name not in MODELS]:
+        print(f"Unknown models {', '.join(unknown)}: choose among {', '.join(MODELS)}.", file=sys.stderr)
+        return 2
+    cases = [
+        (model, chip, precision, batch, 1)
+        for model in models or MODELS
+        for chip in CHIPS
+        for precision in PRECISIONS
+        for batch in (1, None)
+    ]
+    if not models or "prior_5b" in models:
+        cases += [("prior_5b", "v5e", precision, 1, 4) for precision in PRECISIONS]
+    rows, failed = [], False
+    for case in cases:
+        try:
+            row = compile_decode(*case)
+        except UserError as error:
+            print(f"{' '.join(map(str, case))}: {error}", file=sys.stderr, flush=True)
+            failed = True
+            continue
+        if row is not None:
+            rows.append(row)
+            print(decode_table([row]), flush=True)
+    print(decode_table(rows))
+    if json_file is not None:
+        json_file.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

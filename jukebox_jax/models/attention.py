@@ -278,15 +278,31 @@ def _causal(length: int) -> Bool[Array, "q s"]:
 
 @struct.dataclass
 class LayerCache:
-    """Keys and values that later queries of one layer may still need: (b, slots, 2, h, k), keys first.
+    """Keys and values that later queries of one layer may still need: (b, slots, 2, h k), keys first.
 
     DENSE keeps a slot per position; COLUMN too, column by column, so that a column is read in one piece; ROW one per
     column, for the current row; PREVIOUS_ROW two rows, row r in half r % 2; the summaries one per position they see;
     PRIME its first positions; ENCODER all states of the encoder, once and for all. What a slot holds before it is
     written is never looked at.
+
+    All heads lie side by side, as TPUs lay the last axes out in tiles of 8 × 128: an axis of 8 heads may take the place
+    of 128.
     """
 
-    kv: Shaped[Array, "b s 2 h k"]
+    kv: Shaped[Array, "b s 2 hk"]
+
+    @classmethod
+    def of(cls, k: Shaped[Array, "b s h k"], v: Shaped[Array, "b s h k"]) -> LayerCache:
+        """Keys and values of all slots."""
+        return cls(jnp.stack([x.reshape(*x.shape[:2], -1) for x in (k, v)], axis=2))
+
+    def by_head(self, heads: int) -> Shaped[Array, "b s 2 h k"]:
+        """Its keys and values, the heads apart."""
+        return _by_head(self.kv, heads)
+
+
+def _by_head(kv: Shaped[Array, "*b hk"], heads: int) -> Shaped[Array, "*b h k"]:
+    return kv.reshape(*kv.shape[:-1], heads, -1)
 
 
 def slot_count(pattern: Pattern, layout: Layout) -> int:
@@ -346,7 +362,7 @@ def empty_cache(
     pattern: Pattern, batch: int, layout: Layout, heads: int, head_dim: int, dtype: DTypeLike
 ) -> LayerCache:
     """The cache before the first token. For ENCODER it has to be replaced by the states' keys and values."""
-    return LayerCache(jnp.zeros((batch, slot_count(pattern, layout), 2, heads, head_dim), dtype))
+    return LayerCache(jnp.zeros((batch, slot_count(pattern, layout), 2, heads * head_dim), dtype))
 
 
 def attend_rows(
@@ -366,9 +382,9 @@ def attend_rows(
     None, as the cache holds all there is.
     """
     if pattern == Pattern.ENCODER:
-        return _attend_cached(q, cache.kv), cache
+        return _attend_cached(q, cache.by_head(q.shape[-2])), cache
     width, rows = layout.block_ctx, q.shape[1] // layout.block_ctx
-    kv, held = jnp.stack([k, v], axis=2), cache.kv
+    kv, held = jnp.stack([k, v], axis=2), cache.by_head(q.shape[-2])
     kv = kv.astype(held.dtype)
     in_rows = kv.reshape(kv.shape[0], rows, width, *kv.shape[2:])  # (b, rows, c, 2, h, k)
     q_rows = q.reshape(q.shape[0], rows, width, *q.shape[2:])
@@ -376,7 +392,7 @@ def attend_rows(
     next_row = count // width
     if pattern == Pattern.ROW:
         out = _attend_cached(q_rows, in_rows, _causal(width))
-        cache = LayerCache(jax.lax.dynamic_index_in_dim(in_rows, next_row, axis=1, keepdims=False))
+        held = jax.lax.dynamic_index_in_dim(in_rows, next_row, axis=1, keepdims=False)
     elif pattern == Pattern.PREVIOUS_ROW:
         halves = held.reshape(held.shape[0], 2, width, *held.shape[2:])
         before = jax.lax.dynamic_slice_in_dim(halves, (row + 1) % 2, 1, axis=1)
@@ -385,13 +401,13 @@ def attend_rows(
         out = jnp.where((row + jnp.arange(rows) == 0)[:, None, None, None], 0, out)  # the first row sees nothing
         last = jax.lax.dynamic_slice_in_dim(jnp.pad(known, [(0, 0), (0, 1)] + [(0, 0)] * 4), next_row, 2, axis=1)
         last = jnp.where((row + next_row) % 2 == 0, last[:, ::-1], last)
-        cache = LayerCache(last.reshape(held.shape))
+        held = last
     elif pattern == Pattern.COLUMN:
         table = held.reshape(held.shape[0], width, layout.blocks, *held.shape[2:])
         table = jax.lax.dynamic_update_slice_in_dim(table, in_rows.swapaxes(1, 2), row, axis=2)
         seen = jnp.arange(layout.blocks) <= row + jnp.arange(rows)[:, None]
         out = _attend_cached(q_rows.swapaxes(1, 2), table, seen).swapaxes(1, 2)
-        cache = LayerCache(table.reshape(held.shape))
+        held = table
     else:
         positions, spread = row * width + jnp.arange(rows * width), layout.summary(pattern)
         if spread:
@@ -403,8 +419,7 @@ def attend_rows(
         held = jax.lax.dynamic_update_slice_in_dim(held, kv, at, axis=1)[:, : slot_count(pattern, layout)]
         keys = held_positions(pattern, layout, layout.length)
         out = _attend_cached(q, held, visible(pattern, layout, positions[:, None], keys[None]), spread)
-        cache = LayerCache(held)
-    return out.reshape(q.shape), cache
+    return out.reshape(q.shape), LayerCache(held.reshape(cache.kv.shape))
 
 
 def attend_next(
@@ -421,7 +436,10 @@ def attend_next(
         return _attend_one(q, cache.kv), cache
     width, slots = layout.block_ctx, slot_count(pattern, layout)
     row, column = position // width, position % width
-    slot, new = slot_of(pattern, layout, position), jnp.stack([k, v], axis=1).astype(cache.kv.dtype)
+    slot, new = (
+        slot_of(pattern, layout, position),
+        LayerCache.of(k[:, None], v[:, None]).kv[:, 0].astype(cache.kv.dtype),
+    )
     kv = cache.kv.at[jnp.arange(len(q)), slot].set(new, mode="drop", unique_indices=True) if slots else cache.kv
 
     def read(start: Int[Array, " b"], size: int) -> Array:
@@ -441,14 +459,14 @@ def attend_next(
 
 
 def _attend_one(
-    q: Float[Array, "b h k"], kv: Shaped[Array, "b s 2 h k"], seen: Bool[Array, "b s"] | None = None, blanks: int = 0
+    q: Float[Array, "b h k"], kv: Shaped[Array, "b s 2 hk"], seen: Bool[Array, "b s"] | None = None, blanks: int = 0
 ) -> Float[Array, "b h k"]:
     """`attend` for one query of each sequence.
 
     In products that take keys and values as they lie: of those of `attend`, XLA's CPU compiler turns all keys round
     first, which takes ten times as long as the attention itself.
     """
-    k, v = kv[:, :, 0].astype(q.dtype), kv[:, :, 1].astype(q.dtype)
+    k, v = (_by_head(kv[:, :, index].astype(q.dtype), q.shape[1]) for index in (0, 1))
     columns = (q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype))[..., None]
     logits = jax.lax.dot_general(k, columns, (((3,), (2,)), ((0, 2), (0, 1))))[..., 0]  # (b, h, s)
     weights = _softmax(logits, None if seen is None else seen[:, None], blanks)[..., None, blanks:].astype(v.dtype)

@@ -204,7 +204,7 @@ class Block(nn.Module):
 
     def encoder_cache(self, encoded: Float[Array, "b s d"]) -> LayerCache:
         """Keys and values of the encoder's states, for a layer that looks at them."""
-        return LayerCache(jnp.stack(self.qkv(encoded, first=1), axis=2))
+        return LayerCache.of(*self.qkv(encoded, first=1))
 
     def _project(
         self, h: Float[Array, "*b d"], pattern: Pattern, encoded: Float[Array, "b s d"] | None

@@ -19,8 +19,9 @@ from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.sampling.devices import weight_shardings
 
-#: How a prior's weights are kept and multiplied. Embeddings, conditioning, norms, softmax and logits stay float32.
-#: "int8" are weights of 8 bits with a scale per output, multiplied by factors of 15 bits on CPUs, else of bfloat16.
+#: How a prior's weights are kept and multiplied. Embeddings, conditioning, norms, softmax and logits stay float32, on
+#: CPUs also what passes between layers and is cached. "bfloat16" weights are multiplied by factors of bfloat16, "int8"
+#: ones, which have a scale per output, by factors of 15 bits on CPUs and of bfloat16 elsewhere.
 Precision = Literal["float32", "bfloat16", "int8"]
 
 
@@ -32,7 +33,8 @@ def check_precision(precision: str) -> None:
 
 def decoding_config(config: PriorConfig, precision: Precision) -> PriorConfig:
     """The config of the same prior, computing in what `precision` means on this machine."""
-    half = precision == "bfloat16" or (precision == "int8" and jax.default_backend() != "cpu")
+    # XLA's CPU compiler writes a bfloat16 key into a cache by converting the whole cache, there and back.
+    half = precision != "float32" and jax.default_backend() != "cpu"
     return dataclasses.replace(config, dtype="bfloat16" if half else "float32")
 
 
@@ -55,9 +57,10 @@ def pack(
     decoder = shardings["decoder"]
     layers = decoder.pop("transformer")["layers"]
     depth = config.depth
-    dtype = jnp.dtype(decoding_config(config, precision).dtype)
-    # A single row of factors meets outputs one by one, several meet all outputs of an input.
-    by_output = precision == "int8" or batch_size == 1
+    dtype = jnp.dtype("bfloat16" if precision == "bfloat16" else decoding_config(config, precision).dtype)
+    # A single row of factors meets outputs one by one, as do factors of fewer bits; several of float32 meet all outputs
+    # of an input.
+    by_output = precision != "float32" or batch_size == 1
     packed: list[dict[str, Any]] = [{} for _ in range(depth)]
     for name in sorted(layers):
         for kind in sorted(layers[name]):

@@ -88,7 +88,7 @@ ROWS = jax.jit(attend_rows, static_argnums=(0, 5))
 
 def start_cache(pattern: Pattern, layout: Layout, k, v) -> LayerCache:
     if pattern == Pattern.ENCODER:
-        return LayerCache(jnp.stack([k, v], axis=2))
+        return LayerCache.of(k, v)
     # Whatever stood in a cache before is never looked at.
     return jax.tree.map(lambda x: x + 7, empty_cache(pattern, 2, layout, HEADS, HEAD_DIM, jnp.float32))
 
