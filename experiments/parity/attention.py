@@ -83,7 +83,7 @@ def _sampled(
     if encoded is None:
         cache = empty_cache(pattern, len(x), layout, heads, q.shape[-1], x.dtype)
     else:
-        cache, k, v = LayerCache(jnp.stack([k, v], axis=2)), None, None
+        cache, k, v = LayerCache.of(k, v), None, None
     parts, size = [], max(1, rows * layout.block_ctx)
     for position in range(0, layout.length, size):
         new = [None if tokens is None else tokens[:, position : position + size] for tokens in (q, k, v)]
