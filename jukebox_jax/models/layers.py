@@ -72,7 +72,7 @@ def product(x: Float[Array, "*b d"], kernel: Packed | Shaped[Array, d * f]) -> F
 
 
 def _four_rows_with_last(x: Shaped[Array, "*b d"], values: Shaped[Array, "*f d"], dtype: DTypeLike) -> Array:
-    """`_with_last` of at least four rows: for fewer of 8 or 16 bits, XLA's CPU compiler emits a slow loop of its own."""
+    """`_with_last` of four rows or more: for fewer of 8 or 16 bits, XLA's CPU compiler emits a slow loop of its own."""
     rows = x.reshape(-1, x.shape[-1])
     out = _with_last(jnp.pad(rows, ((0, max(0, 4 - len(rows))), (0, 0))), values, dtype)
     return out[: len(rows)].reshape(*x.shape[:-1], *values.shape[:-1])
