@@ -88,8 +88,8 @@ def _with_last(x: Shaped[Array, "*b d"], values: Shaped[Array, "*f d"], dtype: D
 
     if values.ndim == 2:
         return plain(x, values)
-    # Of a kernel of more axes, XLA's CPU compiler turns the whole kernel round at every product. Elsewhere the axes stay
-    # apart, as devices may divide the kernel along one of them.
+    # Of a kernel of more axes, XLA's CPU compiler turns the whole kernel round at every product. Elsewhere the axes
+    # stay apart, as devices may divide the kernel along one of them.
     return jax.lax.platform_dependent(x, values, cpu=as_matrix, default=plain)
 
 

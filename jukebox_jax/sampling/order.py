@@ -210,6 +210,12 @@ def make_order(
         lengths = [_sample_length(config, one, start, song) for song, one in enumerate(asked)]
     else:
         lengths = _repeat("sample_length", sample_length, songs)
+    # Before any window is counted: who takes samples for seconds asks for a great many.
+    offsets, totals = _repeat("offset_seconds", offset_seconds, songs), _repeat("total_seconds", total_seconds, songs)
+    requests = []
+    for song in range(songs):
+        offset, total = _place(config, priors[-1], lengths[song], offsets[song], totals[song])
+        requests.append(Request(song, total, offset, artists[song], genres[song], texts[song]))
     for length in dict.fromkeys(lengths):
         check_request(levels, length, hop_fractions)
     start = start.within(config, lengths, original_overrun)
@@ -228,11 +234,6 @@ def make_order(
     if not any(windows.values()):
         raise UserError("What the songs start from is as long as was asked for: ask for more seconds.")
 
-    offsets, totals = _repeat("offset_seconds", offset_seconds, songs), _repeat("total_seconds", total_seconds, songs)
-    requests = []
-    for song in range(songs):
-        offset, total = _place(config, priors[-1], lengths[song], offsets[song], totals[song])
-        requests.append(Request(song, total, offset, artists[song], genres[song], texts[song]))
     for index in sampled:
         for song, request in enumerate(requests):
             labels = song_labels(levels[index].prior, request)

@@ -69,7 +69,7 @@ class Streamer:
         while start < end:
             stop = min(end, start + _PIECE)
             self.sounded[level, song] = stop
-            audio = decode_piece(self.codec, level, tokens, start, stop)
+            audio = decode_piece(self.codec, level, tokens, start, stop, whole=last)
             seconds = start * config.hops[level] / config.sample_rate
             yield Chunk(song, level, seconds, audio, config.sample_rate, last and stop == end)
             start = stop
@@ -90,10 +90,16 @@ def reach(config: VQVAEConfig, level: int) -> int:
 
 
 def decode_piece(
-    codec: TrainedCodec, level: int, tokens: Int32[np.ndarray, " t"], start: int, stop: int
+    codec: TrainedCodec, level: int, tokens: Int32[np.ndarray, " t"], start: int, stop: int, whole: bool = True
 ) -> Float[np.ndarray, " s"]:
-    """The sound of tokens `start` .. `stop` - 1, a piece's at most, as it is within all of them."""
+    """The sound of tokens `start` .. `stop` - 1, a piece's at most, as it is within all of them.
+
+    Args:
+      whole: whether the song ends with `tokens`; else it goes on beyond what can be heard from here.
+    """
     hop, margin = codec.config.hops[level], reach(codec.config, level)
+    if not whole:  # what comes is not heard, and sizes that do not grow are compiled once
+        tokens = np.pad(tokens, (0, max(0, _PIECE + 2 * margin - len(tokens))))
     if len(tokens) <= _PIECE + 2 * margin:
         first, piece = 0, tokens
     else:
