@@ -7,6 +7,7 @@ every pattern: which keys a query sees. The rest is how to compute it: a whole s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -294,7 +295,7 @@ class LayerCache:
     @classmethod
     def of(cls, k: Shaped[Array, "b s h k"], v: Shaped[Array, "b s h k"]) -> LayerCache:
         """Keys and values of all slots."""
-        return cls(jnp.stack([x.reshape(*x.shape[:2], -1) for x in (k, v)], axis=2))
+        return cls(jnp.stack([x.reshape(*x.shape[:2], math.prod(x.shape[2:])) for x in (k, v)], axis=2))
 
     def by_head(self, heads: int) -> Shaped[Array, "b s 2 h k"]:
         """Its keys and values, the heads apart."""
@@ -302,7 +303,7 @@ class LayerCache:
 
 
 def _by_head(kv: Shaped[Array, "*b hk"], heads: int) -> Shaped[Array, "*b h k"]:
-    return kv.reshape(*kv.shape[:-1], heads, -1)
+    return kv.reshape(*kv.shape[:-1], heads, kv.shape[-1] // heads)
 
 
 def slot_count(pattern: Pattern, layout: Layout) -> int:
