@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from typing import Any
 
 import jax
@@ -19,7 +20,12 @@ from jukebox_jax.sampling.weights import Precision, pack, weight_bytes
 
 def packed_shapes(config: PriorConfig, precision: Precision, batch: int) -> dict[str, Any]:
     """What `pack` makes of a prior's parameters, as ShapeDtypeStructs."""
-    return jax.eval_shape(lambda: pack(meta.unbox(init_params(config, jax.random.key(0))), config, precision, batch))
+
+    def packed() -> dict[str, Any]:
+        params = meta.unbox(init_params(config, jax.random.key(0)))
+        return pack(lambda *names: reduce(getitem, names, params), config, precision, batch)
+
+    return jax.eval_shape(packed)
 
 
 def random_weights(config: PriorConfig, precision: Precision, batch: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def pack(
     packed: list[dict[str, Any]] = [{} for _ in range(depth)]
     for name in sorted(layers):
         for kind in sorted(layers[name]):
-            stack = np.asarray(read("decoder", "transformer", "layers", name, kind))
+            stack = read("decoder", "transformer", "layers", name, kind)
             lies = _without_layers(layers[name][kind], stack.ndim)
             for index in range(depth):
                 leaf = jax.device_put(stack[index], lies)

@@ -66,8 +66,7 @@ def test_cases_are_measured_and_shown(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_random_weights_are_arranged_as_packed_ones(precision, batch):
     prior = lyric_prior("separate")
-    params = jax.tree.map(lambda leaf: leaf, prior.params)  # `pack` takes the tree apart
-    packed = pack(params, prior.config, precision, batch)
+    packed = pack(prior.open_params(), prior.config, precision, batch)
     drawn = work.random_weights(prior.config, precision, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), drawn) == jax.tree.map(lambda x: (x.shape, x.dtype), packed)
 
