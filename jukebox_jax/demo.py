@@ -285,7 +285,7 @@ def page_content(
                 artist,
                 genre,
                 song.provenance["seed"],
-                song.provenance["sampling"]["temperature"],
+                song.provenance["sampling"][-1]["temperature"],
                 dict(enumerate(song.levels)),
             )
             for artist, genre, song in songs
