@@ -266,13 +266,17 @@ def _check_start(args: argparse.Namespace) -> None:
 
 def _start(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     """What songs start from, as `Model.sample` takes it."""
-    from jukebox_jax.audio.files import read_audio
+    from jukebox_jax.audio.files import audio_info, read_audio
 
     def loaded(paths: Sequence[Path]) -> list[list[np.ndarray]]:
         return [list(level) for level in zip(*(model.load_tokens(path) for path in paths), strict=True)]
 
     if args.prompt:
         rate = model.codec.config.sample_rate
+        for path in args.prompt:
+            own = audio_info(path).sample_rate
+            if own != rate:
+                print(f"{path} is resampled from {own} to {rate} Hz.", file=sys.stderr)
         return {"prompt": [read_audio(path, rate).mean(axis=1) for path in args.prompt]}
     if args.continue_from:
         return {"continue_from": loaded(args.continue_from)}

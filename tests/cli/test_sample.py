@@ -66,7 +66,7 @@ def test_a_song_goes_on_and_is_upsampled_anew(tmp_path, load, capsys):
         assert len(whole[2]) == 25
 
 
-def test_a_song_starts_from_a_file_of_any_rate_and_channels(tmp_path, load):
+def test_a_song_starts_from_a_file_of_any_rate_and_channels(tmp_path, load, capsys):
     load(random_model())
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(3200) / 16_000).astype(np.float32)
     write_audio(tmp_path / "stereo.wav", np.stack([tone, 0 * tone], axis=1), 16_000)
@@ -74,6 +74,9 @@ def test_a_song_starts_from_a_file_of_any_rate_and_channels(tmp_path, load):
     options = ["--prompt", str(tmp_path / "stereo.wav"), "--prompt", str(tmp_path / "mono.wav"), "--n-samples", "2"]
     options += ["--seconds", "0.3", "--total-seconds", "2", "--offset-seconds", "0"]
     stereo, mono = run(*options, out=tmp_path / "songs")
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'stereo.wav'} is resampled from 16000 to 8000 Hz." in told
+    assert "mono.wav is resampled" not in told
     # A rate of 16 kHz and two channels make the same prompt but for the resampler's edges.
     top = [random_model().load_tokens(path)[2] for path in (stereo, mono)]
     assert np.mean(top[0][:12] == top[1][:12]) > 0.6
