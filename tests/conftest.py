@@ -26,6 +26,7 @@ LONG = (
     *("training/test_models_sharding.py", "experiments/test_fault_drill.py", "test_chain.py", "training/test_loop.py"),
     *("distributed/test_hosts.py", "corpus/test_prepare.py", "interop/test_fine_tuning.py", "models/test_losses.py"),
     *("experiments/test_parity.py", "pipeline/test_train_run.py", "interop/test_import.py", "models/test_vqvae.py"),
+    *("sampling/test_session.py", "sampling/test_engine.py", "sampling/test_order.py", "sampling/test_devices.py"),
 )
 
 
