@@ -15,7 +15,7 @@ _FINISHED = "already exists"
 
 def prepare_drill(source: Path, *flags: object) -> Drill:
     """`jukebox-jax prepare` on a folder of music. Units are pieces, decoded or at least judged."""
-    pieces = sum(path.is_file() and path.suffix in (".flac", ".ogg", ".mp3", ".wav") for path in source.rglob("*"))
+    pieces = _music_files(source)
     command = ("prepare", source, "--out")
 
     def seen(folder: Path) -> int:
@@ -58,7 +58,7 @@ def encode_drill(audio: Path, codec: Path) -> Drill:
 
 def embed_drill(music: Path, model: Path) -> Drill:
     """`jukebox-jax embed` on a folder of nothing but usable music. Units are files with an embedding."""
-    files = sum(path.is_file() for path in music.rglob("*"))
+    files = _music_files(music)
     command = ("embed", music, "--model", model, "--out")
 
     def seen(folder: Path) -> int:
@@ -96,6 +96,10 @@ def sample_drill(model: Path | None, *flags: object, songs: int, windows: int) -
         compare=compare_bytes,
         most_kills=windows,
     )
+
+
+def _music_files(folder: Path) -> int:
+    return sum(path.is_file() and path.suffix in (".flac", ".ogg", ".mp3", ".wav") for path in folder.rglob("*"))
 
 
 def files_in(folder: Path) -> Sequence[Path]:
