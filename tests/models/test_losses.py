@@ -47,21 +47,31 @@ def test_waveform_terms_are_the_recorded_ones():
         assert float(terms[name]) == pytest.approx(value, abs=1e-6), name
 
 
-@pytest.mark.parametrize("spectral", [0.0, 1.0])
-@pytest.mark.parametrize("relative", [False, True])
-def test_silence_gives_finite_losses_and_gradients(spectral, relative):
-    config = dataclasses.replace(ONE_RESOLUTION, spectral=spectral, relative_spectral=relative)
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        *(
+            (ONE_LEVEL, dataclasses.replace(ONE_RESOLUTION, spectral=s, relative_spectral=r))
+            for s in (0.0, 1.0)
+            for r in (False, True)
+        ),
+        # All levels and resolutions together, once: they take long to compile.
+        (TINY, CodecLossConfig(spectral=1.0)),
+    ],
+    ids=["waveform", "waveform, relative", "spectral", "spectral, relative", "all levels and resolutions"],
+)
+def test_silence_gives_finite_losses_and_gradients(model, config):
 
     @jax.jit
     def loss_and_gradients(params):
         def loss(params):
-            books, silence, key = untrained_codebooks(ONE_LEVEL), jnp.zeros((2, 4096, 1)), jax.random.key(1)
-            value, *rest = codec_losses(ONE_LEVEL, config, Bandwidth(), params, books, silence, key)
+            books, silence, key = untrained_codebooks(model), jnp.zeros((2, 4096, 1)), jax.random.key(1)
+            value, *rest = codec_losses(model, config, Bandwidth(), params, books, silence, key)
             return value, rest
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    params = meta.unbox(init_codec(ONE_LEVEL, jax.random.key(0)))
+    params = meta.unbox(init_codec(model, jax.random.key(0)))
     # Not only the target: a decoder that puts out exact silence, too.
     for p in (params, jax.tree.map(jnp.zeros_like, params)):
         for leaf in jax.tree.leaves(loss_and_gradients(p)):
