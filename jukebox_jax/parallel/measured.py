@@ -1,6 +1,6 @@
 """What devices do at best, measured where something else is measured: multiply, read memory, exchange.
 
-All devices work at once: fake CPU devices share the cores and the memory of one machine, and each gets its part of them.
+All devices work at once: fake CPU devices share the cores and the memory of a machine, and each gets its part of them.
 """
 
 from __future__ import annotations
