@@ -22,7 +22,7 @@ from jukebox_jax.planning.bench_step import RUNS, Combination, Here, Measured, R
 from jukebox_jax.planning.store import Store
 
 _PROCESS = "jukebox_jax.planning.bench_step"
-_ASKING_SECONDS = 300  # in which a machine says what devices it has
+_ASKING_SECONDS = 300.0  # in which a machine says what devices it has
 #: What decides how fast compiled programs are, beside the code: those of them that are installed.
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")

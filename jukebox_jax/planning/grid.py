@@ -91,7 +91,7 @@ def _mesh(word: str, value: str) -> str | tuple[int, ...]:
     sizes = value.split("x")
     if len(sizes) != len(AXES) or not all(size == "-1" or (size.isdecimal() and int(size) > 0) for size in sizes):
         raise UserError(
-            f"--grid {word}: {value!r} is no mesh: give own, or sizes of {'x'.join(AXES)}, as 1x4x2x1 (-1: the rest)."
+            f"--grid {word}: {value!r} is no mesh: give own, or sizes of {', '.join(AXES)}, as 1x4x2x1 (-1: the rest)."
         )
     return tuple(map(int, sizes))
 
