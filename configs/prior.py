@@ -11,6 +11,9 @@ Variants
                                                    lyrics in the same sequence or through an encoder of their own.
     5b, 5b_lyrics, 1b_lyrics                       the released top priors: 5.0, 5.6 and 0.9 billion parameters.
     upsampler_1, upsampler_0                       the released upsamplers, one billion parameters each.
+    long                                           a top prior that sees three minutes of a song, 65,536 tokens, at once
+                                                   (below): one billion parameters.
+    demo_long                                      a small one for the demo's data: 12 seconds over eight devices.
 
 Hardware that the large ones are made for, and what a run costs there if it reaches 40% of the chips' bfloat16 peak
 (arithmetic from the model's FLOPs, nothing that was measured; v5e 197, v5p 459, v6e 918 TFLOP/s):
@@ -29,6 +32,20 @@ it before the first step. Parameters lie over groups of 16 chips (of the 1B mode
 all 64 chips as one group the compiler has more sent. Any number of such groups will do, also in several slices
 (experiments/launch). On v5e:8x8, whose chips have half the memory of v6e, 5b fits as one group only:
 --config.train.mesh="(1,64,1,1)".
+
+`long` is for what 24 seconds cannot hold: a chorus that returns. Its window, 65,536 tokens of the released codec's top
+level or 190 seconds, is laid out as 256 rows of 256: no layer looks at more than 256 tokens, and every third reaches
+back to the beginning. Songs must be as long as the window (shorter ones are left out, and `train` says how many) and
+shorter than labels.max_duration_seconds. One window's activations are much for one chip, so four share it (strategy
+fsdp_sp); parameters lie over two such groups, with a copy in every eight chips. A batch of 64 windows has as many
+tokens as that of 5b: on 64 chips every group of four has four windows at once, on 256 one. For another context change
+n_ctx, blocks (the rows; `sequence` should divide them, and n_ctx / blocks) and labels.min_duration_seconds (at most the
+window's length).
+
+`demo_long` is the same in small, on the demo's tokens. It needs eight devices, which one CPU can be:
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 jukebox-jax train --config configs/prior.py:demo_long \\
+        --data demo/data/tokens --out runs/long
 
 Labels take the names of the dataset: `model.labels.artists=0` means as many rows as it has names. To go on from
 released weights, import them (`jukebox-jax import-openai`) and add --init-from FOLDER: the labels are then the
@@ -64,6 +81,8 @@ def get_config(variant: str = "demo_top") -> PriorRun:
         "1b_lyrics": partial(top, released.PRIOR_1B_LYRICS, group=8),
         "upsampler_1": partial(upsampler, released.UPSAMPLER_LEVEL_1, steps=265_000),
         "upsampler_0": partial(upsampler, released.UPSAMPLER_LEVEL_0, steps=279_000),
+        "long": long,
+        "demo_long": demo_long,
     }
     if variant not in variants:
         raise UserError(f"configs/prior.py has no variant {variant!r}: choose one of {', '.join(variants)}.")
@@ -121,6 +140,34 @@ def upsampler(model: PriorConfig, steps: int) -> PriorRun:
             strategy="fsdp",
             mesh=(-1, 8, 1, 1),
             optimizer=OptimizerConfig(learning_rate=3e-4, ema_decay=0.999),
+        ),
+    )
+
+
+def long() -> PriorRun:
+    """65,536 tokens at once: about the 1B model without lyrics, with heads as wide as TPUs multiply (128). Tokens of a
+    batch and number of steps are those of 5b."""
+    model = dataclasses.replace(
+        released.PRIOR_1B_LYRICS,
+        n_ctx=65_536,
+        heads=4,
+        blocks=256,
+        attention_order=2,
+        labels=dataclasses.replace(released.PRIOR_5B.labels, min_duration_seconds=190.0),
+        lyrics=None,
+    )
+    run = top(model, batch_size=64)
+    return dataclasses.replace(run, train=dataclasses.replace(run.train, strategy="fsdp_sp", mesh=(-1, 2, 4, 1)))
+
+
+def demo_long() -> PriorRun:
+    """4096 tokens of the demo's codec over eight devices, four for each window."""
+    run = prior_run(2)
+    return dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, n_ctx=4096, blocks=64, depth=6, remat="block"),
+        train=dataclasses.replace(
+            run.train, batch_size=4, steps=200, seconds=None, strategy="fsdp_sp", mesh=(1, 2, 4, 1)
         ),
     )
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+from jukebox_jax.parallel import measured
 
 MATRIX = 4096  # rows and columns
 READ_BYTES = 2**29  # of a matrix that is larger than any cache
@@ -25,19 +26,15 @@ def copy_bytes_per_core_second(repeats: int) -> float:
 
 def jax_matmul(dtype: str = "float32") -> Callable[[], object]:
     """A compiled product of two square matrices on the first device, to be timed; it waits for its result."""
-    matrix = jnp.ones((MATRIX, MATRIX), dtype)
-    product = jax.jit(jnp.matmul)
-    product(matrix, matrix).block_until_ready()  # compiles
-    return lambda: product(matrix, matrix).block_until_ready()
+    product = measured.matmul(jax.devices()[:1], MATRIX, dtype)
+    return lambda: product().block_until_ready()
 
 
 def jax_read() -> Callable[[], object]:
     """A compiled product of a float32 matrix of `READ_BYTES` and a vector on the first device, to be timed: it reads
     the matrix once and waits for its result."""
-    matrix, vector = jnp.ones((READ_BYTES // 4 // 4096, 4096)), jnp.ones(4096)
-    product = jax.jit(jnp.matmul)
-    product(matrix, vector).block_until_ready()  # compiles
-    return lambda: product(matrix, vector).block_until_ready()
+    reading = measured.read(jax.devices()[:1], READ_BYTES)
+    return lambda: reading().block_until_ready()
 
 
 def numpy_matmul_flops_per_second(repeats: int) -> float:
@@ -50,7 +47,7 @@ def numpy_matmul_flops_per_second(repeats: int) -> float:
 
 def matmul_flops() -> float:
     """Operations of a product of two square matrices."""
-    return 2.0 * MATRIX**3
+    return measured.matmul_flops(MATRIX)
 
 
 def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -7,10 +7,11 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from jukebox_jax import __version__
-from jukebox_jax.cli import demo, embed, encode, export_openai, import_openai, inspect, prepare, sample, train
+from jukebox_jax.cli import bench, demo, embed, encode, export_openai, import_openai, inspect, prepare, sample, train
 from jukebox_jax.errors import UserError
 
 VERBS = (
@@ -23,6 +24,7 @@ VERBS = (
     embed,
     import_openai,
     export_openai,
+    bench,
 )  # in the order in which one meets them
 
 
@@ -46,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         sub = verbs.add_parser(
-            verb.__name__.rpartition(".")[2].replace("_", "-"),
+            verb_name(verb),
             help=verb.DESCRIPTION.partition("\n")[0],
             description=verb.DESCRIPTION,
             epilog=f"example:\n{verb.EXAMPLE}",
@@ -54,8 +56,18 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         verb.add_arguments(sub)
-        sub.set_defaults(run=verb.run, if_interrupted=verb.IF_INTERRUPTED)
+        sub.set_defaults(run=verb.run, if_interrupted=verb.IF_INTERRUPTED, takes_config=takes_config(verb))
     return parser
+
+
+def verb_name(verb: ModuleType) -> str:
+    """What one types for it."""
+    return verb.__name__.rpartition(".")[2].replace("_", "-")
+
+
+def takes_config(verb: ModuleType) -> bool:
+    """Whether it has `--config`, and so takes `--config.KEY=VALUE`."""
+    return getattr(verb, "TAKES_CONFIG", False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,8 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _print_warning
             plain, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
             args = build_parser().parse_args(plain)
-            if overrides and args.run is not train.run:
-                raise UserError(f"{overrides[0]}: only train takes a config.")
+            if overrides and not args.takes_config:
+                names = [verb_name(verb) for verb in VERBS if takes_config(verb)]
+                raise UserError(f"{overrides[0]}: only {' and '.join(names)} take a config.")
             args.overrides, if_interrupted = overrides, args.if_interrupted
             args.run(args)
         sys.stdout.flush()  # here an error has an answer; at the interpreter's end it would be a traceback

@@ -20,6 +20,7 @@ EXAMPLE = """  jukebox-jax train --config configs/vqvae.py --data data/audio --o
   jukebox-jax train --config configs/prior.py:1b_lyrics --init-from models/1b/level_2 \\
       --data data/tokens --out runs/fine"""
 IF_INTERRUPTED = "The same command goes on from the last checkpoint."
+TAKES_CONFIG = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

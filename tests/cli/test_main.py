@@ -18,11 +18,11 @@ from cascade import random_model
 from jukebox_jax import __version__, api
 from jukebox_jax import demo as demo_module
 from jukebox_jax.audio.files import write_audio
-from jukebox_jax.cli.main import VERBS, describe, main
+from jukebox_jax.cli.main import VERBS, describe, main, verb_name
 from jukebox_jax.pipeline.dataset import open_dataset
 from jukebox_jax.recipe import Effort
 
-NAMES = [verb.__name__.rpartition(".")[2].replace("_", "-") for verb in VERBS]
+NAMES = [verb_name(verb) for verb in VERBS]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,6 +44,11 @@ def test_help_of_every_verb_shows_an_example(name, capsys):
         (["encode", "data", "--out", "x"], "--checkpoint"),
         (["train", "--data", "x", "--out", "y"], "--config"),
         (["train", "--conf", "x.py", "--data", "x", "--out", "y"], "--config"),
+        (["bench"], "BENCH"),
+        (["bench", "sharding"], "--config"),
+        (["bench", "sharding", "--config", "absent.py"], "there is no file absent.py"),
+        (["bench", "sharding", "--config", "c.py", "--steps", "0"], "at least 1"),
+        (["bench", "sharding", "--config", "c.py", "--store", "gs://bucket/x"], "not on this machine"),
         (["sample"], "--demo"),
         (["embed", "music", "--out", "x"], "--demo"),
         (["embed", "music", "--demo"], "--out"),
@@ -63,7 +68,7 @@ def test_help_of_every_verb_shows_an_example(name, capsys):
         (["prepare", "music", "--out", "x", "--channels", "3"], "choose from 1, 2"),
         (["prepare", "music", "--out", "x", "--sample-rate", "0"], "at least 1"),
         (["sample", "--demo", "--seconds", "3", "--sample-length", "4096"], "not allowed with"),
-        (["sample", "--demo", "--config.seed=1"], "only train takes a config"),
+        (["sample", "--demo", "--config.seed=1"], "only train and bench take a config"),
         (["prepare", "absent-folder", "--out", "x"], "absent-folder"),
         (["encode", "absent-data", "--checkpoint", "absent-codec", "--out", "x"], "absent-"),
         (["sample", "--model", "absent-model"], "absent-model"),

@@ -49,7 +49,11 @@ PRIORS = {
     "lyric_encoder": dataclasses.replace(
         TOP, attention_order=8, depth=10, lyrics=LyricConfig(24, 11, encoder=ENCODER), init_scale=2.0
     ),
+    # In small what configs/prior.py:long is: a window that four devices share, in as many rows as columns.
+    "long": dataclasses.replace(TOP, n_ctx=4096, blocks=64, depth=3, init_scale=10.0, remat="block"),
 }
+#: Where a family has another mesh than the strategy's own.
+MESHES = {("long", "fsdp_sp"): (1, 2, 4, 1)}
 CODEC = VQVAEConfig(downs=(1,), strides=(2,), widths=(16,), depths=(2,), emb_width=8, codes=8, sample_rate=8000)
 CODEC_LOSS = CodecLossConfig(
     linf_k=64, multispectral_n_fft=(64,), multispectral_hop=(16,), multispectral_window=(48,), spectral=0.1
@@ -105,7 +109,7 @@ def spec_of(leaf) -> list:
 def run(family: str, name: str, reference: dict) -> dict:
     """A step of one family under one strategy; `reference` gets what `single` computes, and the others compare."""
     strategy, task = STRATEGIES[name], make_task(family)
-    mesh = make_mesh(strategy.mesh_shape)
+    mesh = make_mesh(MESHES.get((family, name), strategy.mesh_shape))
     with jax.set_mesh(mesh):
         abstract = abstract_state(task, CONFIG, mesh, strategy.rules)
         if name == "single":

@@ -27,6 +27,8 @@ PODS = [
     ("prior.py", "1b_lyrics", 64, None),
     ("prior.py", "upsampler_1", 64, 981_298_176),
     ("prior.py", "upsampler_0", 64, 981_298_176),
+    ("prior.py", "long", 64, None),
+    ("prior.py", "demo_long", 8, None),
 ]
 OTHERS = [
     ("prior.py", "small", 1, 160_814_080),
@@ -58,6 +60,9 @@ def test_a_config_divides_over_the_chips_that_it_is_made_for(file, variant, chip
         assert held == pytest.approx(
             whole / mesh.shape["fsdp"], rel=0.05
         )  # biases of heads and hidden features stay whole
+    if mesh.shape["sequence"] > 1:  # else rows or columns are padded
+        layout = run.model.transformer.layout
+        assert layout.blocks % mesh.shape["sequence"] == layout.block_ctx % mesh.shape["sequence"] == 0
     # Gradients come on top of the state; what is left is for activations.
     assert held + bytes_per_device(state.params) < CHIP / 2
 

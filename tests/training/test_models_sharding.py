@@ -11,7 +11,7 @@ from tests.training.on_eight import on_eight_devices
 
 FAMILIES = ("plain", "labels", "upsampler", "one_sequence", "lyric_encoder", "codec")
 SHARDED = ("dp", "fsdp", "hsdp", "fsdp_tp", "fsdp_sp")
-PAIRS = [(family, strategy) for family in FAMILIES for strategy in SHARDED]
+PAIRS = [*((family, strategy) for family in FAMILIES for strategy in SHARDED), ("long", "fsdp_sp")]
 
 BOTH = ["fsdp", "sequence"]
 LAYERS = "decoder/transformer/layers"
