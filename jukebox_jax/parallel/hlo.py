@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections import defaultdict
+from pathlib import Path
+
+import jax
 
 _SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.-]+)")
@@ -15,6 +19,27 @@ _OPERANDS = re.compile(r"\(((?:[^()]|\([^()]*\))*)\)")
 _NO_NAMES = re.compile(r"/\*.*?\*/|\{[^{}]*\}|\[[^\]]*\]")
 
 ENTRY = "ENTRY"
+
+
+def partitioned(lowered: jax.stages.Lowered) -> str:
+    """The program of one device after SPMD partitioning, before the backend rewrites it: the collectives that sharding
+    asks for, alike on CPU, GPU and TPU.
+
+    Compiles the whole program, with jax's cache of compiled programs off: what comes from there is not partitioned
+    again.
+
+    Raises:
+      RuntimeError: XLA writes no such program.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd.*", "xla_dump_hlo_as_text": True})
+        found = sorted(Path(folder).glob("*.after_spmd-partitioning.*.txt"))
+        if not found:
+            raise RuntimeError(
+                "XLA wrote no partitioned program: the program came from a cache (set JAX_ENABLE_COMPILATION_CACHE=false),"
+                " is for one device, or this XLA names its passes otherwise."
+            )
+        return found[-1].read_text(encoding="utf-8")
 
 
 def computations(hlo: str) -> dict[str, list[str]]:
