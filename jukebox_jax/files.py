@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from jukebox_jax.errors import UserError
 
@@ -86,16 +87,32 @@ def folder_lock(folder: os.PathLike | str) -> Iterator[None]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+") as handle:
-        try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            raise UserError(
-                f"{folder} is in use by another process: wait for it to end, or choose another folder."
-            ) from None
+        _lock(handle, f"{folder}", "folder")
         yield
+
+
+@contextlib.contextmanager
+def locked_file(path: os.PathLike | str) -> Iterator[IO[bytes]]:
+    """Opens a file, made if there is none, to be read and appended to by this process alone.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as handle:
+        _lock(handle, f"{path}", "file")
+        yield handle
+
+
+def _lock(handle: IO, name: str, kind: str) -> None:
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError:
+        raise UserError(f"{name} is in use by another process: wait for it to end, or choose another {kind}.") from None
 
 
 def _umask() -> int:

@@ -23,6 +23,7 @@ FLOORS = [
     {"training", "evaluation", "embedding"},
     {"export"},
     {"recipe"},
+    {"planning"},
     {"api", "demo"},
     {"cli", "__main__"},
 ]

@@ -36,7 +36,7 @@ def partitioned(lowered: jax.stages.Lowered) -> str:
         found = sorted(Path(folder).glob("*.after_spmd-partitioning.*.txt"))
         if not found:
             raise RuntimeError(
-                "XLA wrote no partitioned program: the program came from a cache (set JAX_ENABLE_COMPILATION_CACHE=false),"
+                "XLA wrote no partitioned program: it came from a cache (set JAX_ENABLE_COMPILATION_CACHE=false),"
                 " is for one device, or this XLA names its passes otherwise."
             )
         return found[-1].read_text(encoding="utf-8")
