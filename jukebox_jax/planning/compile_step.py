@@ -7,7 +7,6 @@ exception tells. `compiled.compiled` starts it.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -35,7 +34,7 @@ from jukebox_jax.training.state import abstract_state
 from jukebox_jax.training.step import make_train_step
 
 RUNS = {"codec": CodecRun, "prior": PriorRun}
-#: Of what is read from a compiled program: raise it when `messages` counts otherwise, and nothing stored holds any more.
+#: How compiled programs are read: raise it when `messages` counts otherwise, and nothing stored holds any more.
 COUNTED = 1
 STORE_SECONDS = 60.0  # for which others may read from the store or add to it
 

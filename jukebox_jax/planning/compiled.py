@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,7 +53,7 @@ def compiled(
     kind = next(name for name, cls in RUNS.items() if isinstance(run, cls))
     path = None if store is None else os.fspath(Path(store).resolve())
     request = {"kind": kind, "run": to_dict(run), "topology": topology, "store": path, "parent": os.getpid()}
-    answer = _ask(request, seconds, memory_bytes)
+    answer = ask(_PROCESS, request, seconds, memory_bytes)
     if isinstance(answer, str):
         return Compiled("", reason=answer)
     found = from_dict(Compiled, answer["compiled"])
@@ -61,20 +63,23 @@ def compiled(
     return found
 
 
-def _ask(
-    request: dict[str, Any], seconds: float, memory_bytes: int | None, command: tuple[str, ...] = _PROCESS
+def ask(
+    arguments: Sequence[str], request: dict[str, Any], seconds: float, memory_bytes: int | None = None
 ) -> dict[str, Any] | str:
-    """What the process answers, or why it does not."""
+    """What a Python process answers on the last line of its output, as JSON, or why it does not, in a sentence.
+
+    Args:
+      arguments: of Python.
+      request: which the process finds on standard input, as JSON.
+      seconds, memory_bytes: see `compiled`.
+    """
     # XLA's flags are those for this machine; the TPU compiler's own are LIBTPU_INIT_ARGS.
     variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | _ENVIRONMENT
-    with (
-        tempfile.TemporaryFile("w+") as question,
-        tempfile.TemporaryFile("w+") as said,
-        tempfile.TemporaryFile() as log,
-    ):
+    with contextlib.ExitStack() as files:
+        question, said, log = (files.enter_context(tempfile.TemporaryFile("w+", errors="replace")) for _ in range(3))
         json.dump(request, question)
         question.seek(0)
-        process = subprocess.Popen([sys.executable, *command], stdin=question, stdout=said, stderr=log, env=variables)
+        process = subprocess.Popen([sys.executable, *arguments], stdin=question, stdout=said, stderr=log, env=variables)
         try:
             ended = _watch(process, seconds, memory_bytes)
         finally:
@@ -97,7 +102,7 @@ def _watch(process: subprocess.Popen, seconds: float, memory_bytes: int | None) 
     until = time.monotonic() + seconds
     while process.poll() is None:
         if time.monotonic() >= until:
-            return f"The compiler needed more than {seconds / 60:.3g} min: give it more time, or a faster machine."
+            return f"The compiler needed more than {seconds:.3g} s: give it more time, or a faster machine."
         if memory_bytes is not None and (held := _resident_bytes(process.pid)) > memory_bytes:
             return (
                 f"The compiler held {held / 2**30:.3g} GiB of this machine's memory and may have "
@@ -116,7 +121,7 @@ def _resident_bytes(process: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _last_line(log: IO[bytes]) -> str:
+def _last_line(log: IO[str]) -> str:
     log.seek(0)
-    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+    lines = [line.strip() for line in log.read().splitlines()]
     return ([line for line in lines if line] or ["it said nothing"])[-1].rstrip(".")
