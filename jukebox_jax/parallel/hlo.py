@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 
 _SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
-_CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.-]+)")
-_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_CALLED = re.compile(r"\b(?:calls|to_apply|body)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"\b(?:branch_computations=\{|(?:true|false)_computation=)([^},]*(?:, ?%[^},]*)*)")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OPERANDS = re.compile(r"\(((?:[^()]|\([^()]*\))*)\)")
@@ -70,9 +70,7 @@ def times_run(computations: dict[str, list[str]]) -> dict[str, int]:
         for line in lines:
             if " async-update(" in line or " async-done(" in line:  # named again there, where it was started
                 continue
-            called = _CALLED.findall(line)
-            if branches := _BRANCHES.search(line):
-                called += [branch.strip().lstrip("%") for branch in branches[1].split(",")]
+            called = [*_CALLED.findall(line), *branches(line)]
             if called:
                 loop = _WHILE.search(line)
                 trips = 1 if loop is None else _trip_count(line, computations[loop[1]])
@@ -87,6 +85,11 @@ def times_run(computations: dict[str, list[str]]) -> dict[str, int]:
         return runs[name]
 
     return {name: count(name) for name in computations}
+
+
+def branches(line: str) -> list[str]:
+    """The computations among which an instruction chooses."""
+    return [name.strip().lstrip("%") for found in _BRANCHES.findall(line) for name in found.split(",")]
 
 
 def _trip_count(loop: str, condition: list[str]) -> int:

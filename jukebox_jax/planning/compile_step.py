@@ -24,6 +24,7 @@ from jax.experimental import topologies
 from jukebox_jax.config import from_dict, to_dict
 from jukebox_jax.errors import UserError
 from jukebox_jax.parallel.collectives import Message, messages
+from jukebox_jax.parallel.hbm import hbm_bytes
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.plan import bytes_per_device, memory_limit, out_of_memory_told
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
@@ -34,7 +35,7 @@ from jukebox_jax.training.state import abstract_state
 from jukebox_jax.training.step import make_train_step
 
 RUNS = {"codec": CodecRun, "prior": PriorRun}
-#: How compiled programs are read: raise it when `messages` counts otherwise, and nothing stored holds any more.
+#: How compiled programs are read: raise it when `messages` or `hbm_bytes` count otherwise.
 COUNTED = 1
 STORE_SECONDS = 60.0  # for which others may read from the store or add to it
 
@@ -53,6 +54,7 @@ class Compiled:
       host: kept in the host's memory for this chip.
       parts: of the arguments by name, without the padding of their layout.
       messages: what every chip sends in a step.
+      hbm_bytes: read from and written to a chip's memory in a step.
       compile_seconds: of the compiler alone.
       reason: why there is no program, in a sentence; then the numbers are 0.
     """
@@ -66,6 +68,7 @@ class Compiled:
     host: int = 0
     parts: dict[str, int] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
+    hbm_bytes: float = 0.0
     compile_seconds: float = 0.0
     jax_version: str = ""
     libtpu_version: str = ""
@@ -119,7 +122,7 @@ def compile_step(lowered: Lowered) -> Compiled:
     except UserError as error:
         return Compiled(lowered.key, False, parts=lowered.parts, reason=str(error), **versions)
     seconds = time.monotonic() - started
-    analysis = program.memory_analysis()
+    analysis, hlo = program.memory_analysis(), program.as_text()
     outputs = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
     total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + outputs
     limit = memory_limit(lowered.mesh.devices.flat[0])
@@ -132,7 +135,8 @@ def compile_step(lowered: Lowered) -> Compiled:
         peak=analysis.peak_memory_in_bytes,
         host=analysis.host_temp_size_in_bytes,
         parts=lowered.parts,
-        messages=tuple(messages(program.as_text(), lowered.mesh.axis_sizes)),
+        messages=tuple(messages(hlo, lowered.mesh.axis_sizes)),
+        hbm_bytes=hbm_bytes(hlo),
         compile_seconds=seconds,
         **versions,
     )

@@ -76,6 +76,7 @@ def test_a_step_is_compiled_once(tmp_path):
     assert first.fits
     assert first.arguments >= sum(first.parts.values()) > 0
     assert first.parts["optimizer"] == pytest.approx(2 * first.parts["parameters"], rel=0.01)
+    assert first.hbm_bytes > 2 * (first.parts["parameters"] + first.parts["optimizer"])  # read and written
     assert {message.axes for message in first.messages} == {("fsdp",)}
     assert compiled(RUN, "v5e:2x2", path) == first  # its seconds of compiling, too
     other = compiled(dataclasses.replace(RUN, train=TrainConfig(batch_size=8, strategy="fsdp")), "v5e:2x2", path)
