@@ -155,6 +155,22 @@ def test_fusions_in_fusions_read_slices_too():
     assert hbm_bytes(entry(X, "ROOT %y = f32[2,4]{1,0} fusion(%x), kind=kOutput, calls=%fused", before=fused)) == 2 * 32
 
 
+def test_a_value_that_a_fusion_in_a_fusion_only_calls_otherwise_is_read():
+    fused = """
+%inner (b: f32[8,4]) -> f32[32] {
+  %b = f32[8,4]{1,0} parameter(0)
+  ROOT %flat = f32[32]{0} bitcast(%b)
+}
+
+%fused (a: f32[8,4]) -> f32[32] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %p = f32[32]{0} fusion(%a), kind=kLoop, calls=%inner
+  ROOT %n = f32[32]{0} negate(%p)
+}
+"""
+    assert hbm_bytes(entry(X, "ROOT %y = f32[32]{0} fusion(%x), kind=kOutput, calls=%fused", before=fused)) == 2 * 128
+
+
 def test_what_a_collective_hands_from_fusion_to_fusion_is_not_moved():
     fused = """
 %piece (a: f32[8,4], g: f32[32,4], c: f32[2,4]) -> (f32[2,4], f32[8,4], f32[32,4]) {
