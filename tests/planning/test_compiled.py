@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from jukebox_jax.config import to_dict
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.planning.compiled import ask, compiled
@@ -52,6 +53,12 @@ def test_a_process_that_fails_says_its_last_line():
 def test_a_process_is_asked_and_answers_on_its_last_line():
     program = "import json, sys; print('chatter'); print(json.dumps({'twice': 2 * json.load(sys.stdin)['number']}))"
     assert ask(["-c", program], {"number": 21}, 30.0) == {"twice": 42}
+
+
+def test_a_compiler_ends_with_who_asked():
+    request = {"kind": "prior", "run": to_dict(RUN), "topology": "v5e:2x2", "store": None}
+    reason = ask(["-m", "jukebox_jax.planning.compile_step"], {**request, "parent": 1}, 60.0)  # who asked is gone
+    assert reason.startswith("The compiler's process failed with status 1")
 
 
 def test_what_cannot_be_compiled_is_a_reason_and_not_kept(tmp_path):
