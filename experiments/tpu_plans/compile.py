@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 from jax.experimental import topologies
 
-from experiments.tpu_plans.collectives import bytes_sent
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.losses import Bandwidth
+from jukebox_jax.parallel.collectives import messages
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.plan import GIB, Plan, out_of_memory_told, plan
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
@@ -33,7 +33,7 @@ class Row:
     Attributes:
       mesh: chips along (replica, fsdp, sequence, tensor).
       memory: of one chip.
-      sent: bytes that each chip sends in a step, by kind of collective and number of chips that take part.
+      sent: bytes that each chip sends in a step, by kind of collective and the mesh axes over which it sends.
     """
 
     config: str
@@ -80,7 +80,8 @@ def compile_step(
     parts = {"parameters": abstract.params, "optimizer": abstract.opt_state, "average": abstract.ema}
     memory = plan(compiled, {**parts, "batch": examples}, mesh)
     hlo = compiled.as_text()
-    return Row(name, topology, slices, mesh.axis_sizes, config.batch_size, memory, seconds, bytes_sent(hlo)), hlo
+    sent = {f"{m.kind}/{'+'.join(m.axes)}": m.bytes_sent for m in messages(hlo, mesh.axis_sizes)}
+    return Row(name, topology, slices, mesh.axis_sizes, config.batch_size, memory, seconds, sent), hlo
 
 
 def task_of(run: CodecRun | PriorRun) -> Task:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -44,13 +45,25 @@ class Store:
 
 
 @contextlib.contextmanager
-def open_store(path: os.PathLike | str) -> Iterator[Store]:
+def open_store(path: os.PathLike | str, wait_seconds: float = 0.0) -> Iterator[Store]:
     """The store in a file, made if there is none, for this process alone.
+
+    Args:
+      wait_seconds: for which another process may hold it, before that is an error.
 
     Raises:
       UserError: another process holds it, or it holds something else than rows.
     """
-    with locked_file(path) as file:
+    with contextlib.ExitStack() as stack:
+        until = time.monotonic() + wait_seconds
+        while True:
+            try:
+                file = stack.enter_context(locked_file(path))
+                break
+            except UserError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.1)
         yield Store(file, Path(path))
 
 
