@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
-from experiments.train_bench.flops import executed_flops
+from jukebox_jax.planning.work import executed_flops
 from jukebox_jax.models.attention import Layout, Pattern, slot_count
 from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec, init_params
 from jukebox_jax.sampling.engine import prefill_rows

@@ -12,7 +12,7 @@ import jax
 
 from experiments.limits import jax_matmul, matmul_flops
 from experiments.train_bench.cases import Case
-from experiments.train_bench.flops import executed_flops
+from jukebox_jax.planning.work import executed_flops
 from jukebox_jax.parallel.mesh import make_mesh
 
 

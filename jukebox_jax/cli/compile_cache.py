@@ -22,10 +22,10 @@ def keep_compiled(folder: str | None) -> None:
     if folder == "none" or (jax.process_count() > 1 and jax.default_backend() == "cpu"):
         jax.config.update("jax_enable_compilation_cache", False)
     elif folder is not None or "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", folder or str(_default()))
+        jax.config.update("jax_compilation_cache_dir", folder or str(default_folder()))
 
 
-def _default() -> Path:
+def default_folder() -> Path:
     """A folder of this kind of machine: home folders are shared by machines that cannot run each other's programs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     features = platform.machine()

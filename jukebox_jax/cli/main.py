@@ -11,7 +11,19 @@ from types import ModuleType
 from typing import NoReturn
 
 from jukebox_jax import __version__
-from jukebox_jax.cli import bench, demo, embed, encode, export_openai, import_openai, inspect, prepare, sample, train
+from jukebox_jax.cli import (
+    bench,
+    demo,
+    embed,
+    encode,
+    export_openai,
+    import_openai,
+    inspect,
+    plan,
+    prepare,
+    sample,
+    train,
+)
 from jukebox_jax.errors import UserError
 
 VERBS = (
@@ -24,6 +36,7 @@ VERBS = (
     embed,
     import_openai,
     export_openai,
+    plan,
     bench,
 )  # in the order in which one meets them
 

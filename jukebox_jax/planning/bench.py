@@ -18,7 +18,8 @@ from typing import Any
 from jukebox_jax import __version__
 from jukebox_jax.config import from_dict, to_dict
 from jukebox_jax.errors import UserError
-from jukebox_jax.planning.bench_step import RUNS, Combination, Here, Measured, Run
+from jukebox_jax.planning.bench_step import RUNS, Here, Measured
+from jukebox_jax.planning.layouts import Combination, Run
 from jukebox_jax.planning.store import Store
 
 _PROCESS = "jukebox_jax.planning.bench_step"

@@ -10,7 +10,6 @@ memory must not take room from the next, and some end in a way that no exception
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import statistics
@@ -26,10 +25,10 @@ import numpy as np
 
 from jukebox_jax.config import from_dict, to_dict
 from jukebox_jax.errors import UserError
-from jukebox_jax.models.transformer import Remat
 from jukebox_jax.parallel.measured import Rates, measure_rates
 from jukebox_jax.parallel.peaks import peak
 from jukebox_jax.parallel.plan import out_of_memory_told, plan
+from jukebox_jax.planning.layouts import Run
 from jukebox_jax.planning.workload import task_of, with_labels
 from jukebox_jax.training.devices import devices_of
 from jukebox_jax.training.host_memory import keep_freed_memory
@@ -39,48 +38,7 @@ from jukebox_jax.training.step import make_train_step
 
 WARM_UP_STEPS = 2
 
-Run = CodecRun | PriorRun
 RUNS = {"codec": CodecRun, "prior": PriorRun}
-
-
-@dataclass(frozen=True)
-class Combination:
-    """How a run's step is laid over devices.
-
-    Attributes:
-      mesh: sizes of (replica, fsdp, sequence, tensor).
-      batch_size: examples of a step, over all devices.
-      remat: of a prior; None of a codec, which recomputes nothing.
-    """
-
-    strategy: str
-    mesh: tuple[int, ...]
-    batch_size: int
-    accumulate: int = 1
-    remat: Remat | None = None
-
-    def of(self, run: Run) -> Run:
-        """The run with this combination in its config.
-
-        Raises:
-          UserError: what a config refuses, as a batch that `accumulate` does not divide.
-        """
-        train = dataclasses.replace(
-            run.train,
-            strategy=self.strategy,
-            mesh=self.mesh,
-            batch_size=self.batch_size,
-            accumulate=self.accumulate,
-        )
-        model = run.model if self.remat is None else dataclasses.replace(run.model, remat=self.remat)
-        return dataclasses.replace(run, model=model, train=train)
-
-    def __str__(self) -> str:
-        """For people."""
-        parts = [self.strategy, "×".join(map(str, self.mesh)), f"batch {self.batch_size}"]
-        parts += [f"accumulate {self.accumulate}"] * (self.accumulate > 1)
-        parts += [f"remat {self.remat}"] * (self.remat is not None)
-        return ", ".join(parts)
 
 
 @dataclass(frozen=True)

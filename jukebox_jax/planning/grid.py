@@ -11,7 +11,8 @@ from jukebox_jax.errors import UserError
 from jukebox_jax.models.transformer import Remat
 from jukebox_jax.parallel.mesh import AXES, mesh_sizes
 from jukebox_jax.parallel.strategies import get_strategy
-from jukebox_jax.planning.bench_step import Combination, Here, Run
+from jukebox_jax.planning.bench_step import Here
+from jukebox_jax.planning.layouts import Combination, Run
 from jukebox_jax.training.run import CodecRun
 
 OWN = "own"

@@ -1,50 +1,51 @@
-"""Layouts: a strategy with the sizes of its mesh, its batch, and what it recomputes; which there are for a topology."""
+"""Combinations: a strategy with the sizes of its mesh, its batch, and what it recomputes; which there are for a topology."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
+from jukebox_jax.config import nearest
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.transformer import Remat
-from jukebox_jax.parallel.mesh import mesh_sizes
+from jukebox_jax.parallel.mesh import AXES, mesh_sizes
 from jukebox_jax.parallel.strategies import STRATEGIES, get_strategy
 from jukebox_jax.training.run import CodecRun, PriorRun
 
-Mesh = tuple[int, int, int, int]
+Run = CodecRun | PriorRun
+Mesh = tuple[int, ...]
 #: Which meshes of a strategy are looked at: its own, or all whose sizes are powers of two.
 Meshes = Literal["own", "all"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a step is laid over chips.
+class Combination:
+    """How a run's step is laid over devices.
 
     Attributes:
-      mesh: chips along (replica, fsdp, sequence, tensor).
-      batch_size: examples in a step, over all chips.
-      accumulate: microbatches that they are computed in.
-      remat: of a prior; None: a codec, which recomputes nothing.
+      mesh: sizes of (replica, fsdp, sequence, tensor).
+      batch_size: examples of a step, over all devices.
+      remat: of a prior; None of a codec, which recomputes nothing.
     """
 
     strategy: str
-    mesh: Mesh
+    mesh: tuple[int, ...]
     batch_size: int
     accumulate: int = 1
     remat: Remat | None = None
 
     @property
     def examples(self) -> float:
-        """Examples of a microbatch for each group of chips that share them (`sequence` and `tensor`)."""
+        """Examples of a microbatch for each group of devices that share them (along `sequence` and `tensor`)."""
         return self.batch_size / self.accumulate / (self.mesh[0] * self.mesh[1])
 
-    def of(self, run: CodecRun | PriorRun) -> CodecRun | PriorRun:
-        """The run with this layout in its config.
+    def of(self, run: Run) -> Run:
+        """The run with this combination in its config.
 
         Raises:
-          UserError: a batch that `accumulate` does not divide, and what else a config refuses.
+          UserError: what a config refuses, as a batch that `accumulate` does not divide.
         """
         train = dataclasses.replace(
             run.train,
@@ -55,6 +56,13 @@ class Layout:
         )
         model = run.model if self.remat is None else dataclasses.replace(run.model, remat=self.remat)
         return dataclasses.replace(run, model=model, train=train)
+
+    def __str__(self) -> str:
+        """For people."""
+        parts = [self.strategy, "×".join(map(str, self.mesh)), f"batch {self.batch_size}"]
+        parts += [f"accumulate {self.accumulate}"] * (self.accumulate > 1)
+        parts += [f"remat {self.remat}"] * (self.remat is not None)
+        return ", ".join(parts)
 
 
 def meshes_of(strategy: str, chips: int, slices: int, meshes: Meshes | Mesh) -> Iterator[Mesh]:
@@ -115,6 +123,36 @@ def strategies(names: str) -> tuple[str, ...]:
     for name in found:
         get_strategy(name)
     return found
+
+
+def parse_meshes(text: str) -> Meshes | Mesh:
+    """Reads `own`, `all`, or sizes as 4x16x1x1 (-1: the rest).
+
+    Raises:
+      UserError: it is none of these.
+    """
+    if text in ("own", "all"):
+        return text
+    sizes = text.split("x")
+    if len(sizes) != len(AXES) or not all(size == "-1" or (size.isdecimal() and int(size) > 0) for size in sizes):
+        raise UserError(
+            f"{text!r} is no mesh: give own, all, or sizes of {', '.join(AXES)}, as 1x4x2x1 (-1: the rest)."
+        )
+    return tuple(map(int, sizes))
+
+
+def parse_remats(names: Sequence[str], run: Run) -> tuple[Remat, ...]:
+    """Ways of rematerialisation.
+
+    Raises:
+      UserError: an unknown one, or any for a codec.
+    """
+    if names and isinstance(run, CodecRun):
+        raise UserError("A codec recomputes nothing: leave --remat out.")
+    for name in names:
+        if name not in get_args(Remat):
+            raise UserError(f"There is no remat {name!r}: {nearest(name, get_args(Remat))}")
+    return tuple(names)
 
 
 def accumulations(batch_size: int, mesh: Sequence[int], most: int = 1024) -> Iterator[int]:

@@ -1,8 +1,8 @@
 """What the chips send one another in a training step, by the model: one formula for each thing that moves.
 
 Parameters and gradients are counted leaf by leaf, from the shardings that the strategy resolves them to; activations
-from the attention patterns of the layers. `parallel.strategies` says in words what moves over which mesh axis. Sizes are
-those that a ring sends (see `parallel.collectives`): of n chips and an array of B bytes in all, (n - 1) / n · B for a
+from the attention patterns of the layers. `parallel.strategies` says in words what moves over which mesh axis. Sizes
+are those that a ring sends (see `parallel.collectives`): of n chips and an array of B bytes in all, (n - 1) / n · B for a
 gather, a scatter or an exchange, twice that for a sum that all of them get.
 """
 
@@ -39,8 +39,8 @@ def merged(messages: Sequence[Message]) -> list[Message]:
 def parameter_messages(params: Any, itemsize: int, mesh: Mapping[str, int], passes: int) -> list[Message]:
     """Gathers of parameters and sums of their gradients, in one microbatch.
 
-    A leaf of B bytes (matrices in the dtype that they are used in, everything else in float32) that lies over g chips of
-    a data axis is gathered before each use and its gradient summed into shards: `passes` · (g - 1) / g · B and
+    A leaf of B bytes (matrices in the dtype that they are used in, everything else in float32) that lies over g chips
+    of a data axis is gathered before each use and its gradient summed into shards: `passes` · (g - 1) / g · B and
     (g - 1) / g · B. Over the r chips that hold the same shard, gradients are summed: 2 · (r - 1) / r · B / g. What is
     divided over `tensor` is smaller by that factor in all of these.
 

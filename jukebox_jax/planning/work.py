@@ -22,11 +22,13 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
-_KERNELS = frozenset(
-    ("dot_general", "conv_general_dilated", "gather", "scatter", "scatter-add", "scatter_add", "scatter_max", "sort")
-    + ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin", "fft")
-    + ("cumsum", "cumprod", "cummax", "cumlogsumexp", "top_k", "reduce_window_sum", "dynamic_update_slice")
-)
+# fmt: off
+_KERNELS = frozenset((
+    "dot_general", "conv_general_dilated", "gather", "scatter", "scatter-add", "scatter_add", "scatter_max", "sort",
+    "top_k", "argmax", "argmin", "fft", "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and",
+    "reduce_or", "reduce_window_sum", "cumsum", "cumprod", "cummax", "cumlogsumexp", "dynamic_update_slice",
+))
+# fmt: on
 _LOOPS = ("scan", "while")
 #: Rows that a matrix unit takes at once, whatever its size (the sublanes of a TPU).
 _ROWS = 8
@@ -74,14 +76,14 @@ class _Flat:
 
     def __init__(self, jaxpr: Jaxpr, tile: int):
         self.tile = tile
-        self.sizes: list[int] = []
+        self.sizes: list[float] = []
         self.steps: list[_Step] = []
         self.inputs = [self._new(variable) for variable in (*jaxpr.constvars, *jaxpr.invars)]
         self.outputs = self._write_out(jaxpr, self.inputs)
 
     def _new(self, variable: Any) -> int:
         aval = variable.aval
-        self.sizes.append(prod(aval.shape) * aval.dtype.itemsize)
+        self.sizes.append(float(prod(aval.shape) * aval.dtype.itemsize))
         return len(self.sizes) - 1
 
     def _write_out(self, jaxpr: Jaxpr, inputs: Sequence[int | None]) -> list[int | None]:
@@ -182,7 +184,7 @@ def _work_of(jaxpr: Jaxpr, tile: int) -> Work:
     )
 
 
-def _cut(name: str, step: _Step, reads: dict[int, float], sizes: list[int]) -> dict[int, float]:
+def _cut(name: str, step: _Step, reads: dict[int, float], sizes: list[float]) -> dict[int, float]:
     """What a kernel really reads: of a table the rows that it gathers, of its arguments a loop what its body reads."""
     if name in _LOOPS:
         return dict.fromkeys(reads, 0.0)
@@ -235,7 +237,7 @@ def _inside(equation: JaxprEqn, tile: int) -> Work:
 
 def _product(equation: JaxprEqn, tile: int) -> Work:
     (contracted, _), (batch, _) = equation.params["dimension_numbers"]
-    left, right = (variable.aval.shape for variable in equation.invars)
+    left = equation.invars[0].aval.shape
     inner = prod(left[axis] for axis in contracted)
     batches = prod(left[axis] for axis in batch)
     rows = prod(left) // max(1, inner * batches)

@@ -63,7 +63,16 @@ def abstract_state(task: Task, config: TrainConfig, mesh: Mesh | AbstractMesh, r
       UserError: the rules do not fit the parameters or the mesh (see `parallel.strategies.resolve`), or a pattern of
         what is frozen fits no parameter.
     """
-    boxed = jax.eval_shape(lambda: _boxed_state(task, config))
+    return sharded_state(boxed_shapes(task, config), mesh, rules)
+
+
+def boxed_shapes(task: Task, config: TrainConfig) -> TrainState:
+    """The state's shapes and dtypes with their logical axes (Linen's boxes), before any mesh."""
+    return jax.eval_shape(lambda: _boxed_state(task, config))
+
+
+def sharded_state(boxed: TrainState, mesh: Mesh | AbstractMesh, rules: Rules) -> TrainState:
+    """What `boxed_shapes` returns, laid over a mesh: see `abstract_state`."""
     shardings = resolve(boxed, mesh, rules)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -14,7 +14,7 @@ import pytest
 from experiments import limits
 from experiments.train_bench import __main__ as train_bench
 from experiments.train_bench import cases
-from experiments.train_bench.flops import executed_flops
+from jukebox_jax.planning.work import executed_flops
 from jukebox_jax.models.prior import PriorConfig, flops_per_window
 from jukebox_jax.models.vqvae import VQVAEConfig
 from jukebox_jax.parallel.mesh import make_mesh

@@ -24,8 +24,9 @@ from jukebox_jax.files import locked_file
 from jukebox_jax.models.prior import flops_per_window
 from jukebox_jax.planning.bench import Bench, Row, devices_here, environment, measure_all
 from jukebox_jax.planning.bench_report import Prediction, as_csv, as_json, as_markdown, error_of, with_predictions
-from jukebox_jax.planning.bench_step import Combination, Here, random_batch
+from jukebox_jax.planning.bench_step import Here, random_batch
 from jukebox_jax.planning.grid import combinations, parse_grid
+from jukebox_jax.planning.layouts import Combination
 from jukebox_jax.planning.store import open_store
 from jukebox_jax.training.run import CodecRun, PriorRun
 

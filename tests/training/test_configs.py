@@ -10,10 +10,10 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh
 
-from experiments.tpu_plans.compile import task_of
 from jukebox_jax.parallel.mesh import AXES
 from jukebox_jax.parallel.plan import HBM_LIMITS, bytes_per_device
 from jukebox_jax.parallel.strategies import batch_sharding, get_strategy
+from jukebox_jax.planning.workload import task_of
 from jukebox_jax.training.state import abstract_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"

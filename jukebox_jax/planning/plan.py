@@ -1,0 +1,288 @@
+"""Plans: a row for every way to lay a training step over a topology, by the model or with what the compiler says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from jukebox_jax.errors import UserError
+from jukebox_jax.models.transformer import Remat
+from jukebox_jax.parallel.collectives import Message
+from jukebox_jax.parallel.network import Network
+from jukebox_jax.parallel.topology import Topology
+from jukebox_jax.planning.compile_step import Compiled
+from jukebox_jax.planning.costs import Costs, Memory, train_costs
+from jukebox_jax.planning.layouts import Combination, Mesh, Meshes, Run, accumulations, meshes_of
+from jukebox_jax.planning.workload import audio_seconds
+from jukebox_jax.training.run import CodecRun
+
+# Temporaries lie scattered: the compiler's programs needed 1.1 to 1.7 times what they held at once (median 1.27; see
+# experiments/sharding_lab).
+_SCATTERED = 1.3
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds that a step needs a resource for.
+
+    Attributes:
+      compute: if the matrix units do nothing but useful operations, at their peak.
+      matrix: if they also fill their tiles up, at the efficiency of the assumptions.
+      hbm, ici, dcn: memory, the network of a slice, the network between slices.
+    """
+
+    compute: float
+    matrix: float
+    hbm: float
+    ici: float
+    dcn: float
+
+    @property
+    def best(self) -> float:
+        """Everything overlaps: the longest."""
+        return max(self.compute, self.hbm, self.ici, self.dcn)
+
+    @property
+    def worst(self) -> float:
+        """Nothing overlaps: the sum."""
+        return self.matrix + self.hbm + self.ici + self.dcn
+
+    @property
+    def bound(self) -> str:
+        """What takes longest."""
+        return max(("compute", "hbm", "ici", "dcn"), key=lambda name: getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One combination on one topology. Bytes and FLOPs are of one chip in one step.
+
+    Attributes:
+      model: as the command named it.
+      compiled: whether memory and messages are the TPU compiler's; else they are modelled.
+      fits: whether a chip's memory holds the step.
+      memory: by the model; None where there is no such step.
+      hbm_bytes_per_chip: at the step's peak, by the compiler if it was asked.
+      hbm_limit: what a program may use.
+      compile_seconds: None if nothing was compiled.
+      reason: why there is no such step, or why it was not compiled, in a sentence.
+    """
+
+    model: str
+    topology: str
+    chips: int
+    combination: Combination
+    compiled: bool
+    fits: bool
+    memory: Memory | None = None
+    hbm_bytes_per_chip: int = 0
+    hbm_limit: int = 0
+    model_flops_per_chip: float = 0.0
+    executed_flops_per_chip: float = 0.0
+    hbm_traffic_bytes: float = 0.0
+    messages: tuple[Message, ...] = ()
+    times: Times = Times(0.0, 0.0, 0.0, 0.0, 0.0)
+    mfu_best: float = 0.0
+    mfu_worst: float = 0.0
+    tokens_per_second_per_chip: float | None = None
+    audio_hours_per_day: float = 0.0
+    dollars_per_billion_tokens: float | None = None
+    dollars_per_audio_hour: float | None = None
+    compile_seconds: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is planned.
+
+    Attributes:
+      name: of the model, for people.
+      batch_size: examples of a step over all chips; None: the config's.
+      remats: for a prior; empty: the config's.
+      meshes: "own", "all", or sizes.
+      accumulate: None: the fewest microbatches that fit.
+    """
+
+    name: str
+    run: Run
+    strategies: tuple[str, ...]
+    batch_size: int | None = None
+    remats: tuple[Remat, ...] = ()
+    meshes: Meshes | Mesh = "own"
+    accumulate: int | None = None
+
+
+def rows(question: Question, topology: Topology) -> Iterator[Row]:
+    """A row for every strategy, mesh and remat of a question; what cannot be says why.
+
+    Raises:
+      UserError: an unknown strategy.
+    """
+    run = question.run
+    remats: Sequence[Remat | None] = (None,)
+    if not isinstance(run, CodecRun):
+        remats = question.remats or (run.model.remat,)
+    for strategy in question.strategies:
+        try:
+            meshes = list(meshes_of(strategy, topology.chips, topology.slices, question.meshes))
+        except UserError as error:
+            empty = Combination(strategy, (1, 1, 1, 1), question.batch_size or run.train.batch_size)
+            yield _none(question, topology, empty, str(error))
+            continue
+        for mesh in meshes:
+            for remat in remats:
+                yield _fitting(question, topology, strategy, mesh, remat)
+
+
+def _fitting(question: Question, topology: Topology, strategy: str, mesh: Mesh, remat: Remat | None) -> Row:
+    """The row with the fewest microbatches that fit, or with the most if none do."""
+    run, batch = question.run, question.batch_size or question.run.train.batch_size
+    whole = Combination(strategy, mesh, batch, 1, remat)
+    if question.accumulate is not None:
+        parts = [question.accumulate]
+    else:
+        parts = list(accumulations(batch, mesh))
+        if isinstance(run, CodecRun):  # codebooks learn from whole batches
+            parts = parts[:1]
+    if not parts:
+        groups = mesh[0] * mesh[1]
+        reason = f"{batch} examples are no multiple of {groups} groups of chips: choose another --batch, or mesh."
+        return _none(question, topology, whole, reason)
+    row = None
+    for count in parts:
+        combination = dataclasses.replace(whole, accumulate=count)
+        try:
+            row = modelled(question.name, run, combination, topology)
+        except UserError as error:
+            return _none(question, topology, combination, str(error))
+        if row.fits:
+            return row
+    return row
+
+
+def _none(question: Question, topology: Topology, combination: Combination, reason: str) -> Row:
+    return Row(question.name, topology.name, topology.chips, combination, False, False, reason=reason)
+
+
+def modelled(name: str, run: Run, combination: Combination, topology: Topology) -> Row:
+    """The row of a combination, by the model alone.
+
+    Raises:
+      UserError: the strategy does not fit the model or the batch.
+    """
+    chip = topology.chip
+    costs = train_costs(run, combination, chip.matrix_unit)
+    messages = as_compiled(costs.messages, combination.mesh, topology)
+    memory = costs.memory
+    needed = memory.total + round((_SCATTERED - 1) * memory.activations)
+    row = Row(
+        model=name,
+        topology=topology.name,
+        chips=topology.chips,
+        combination=combination,
+        compiled=False,
+        fits=needed <= chip.memory_bytes,
+        memory=memory,
+        hbm_bytes_per_chip=memory.total,
+        hbm_limit=chip.memory_bytes,
+        model_flops_per_chip=costs.model_flops,
+        executed_flops_per_chip=costs.executed_flops,
+        hbm_traffic_bytes=costs.traffic_bytes,
+        messages=messages,
+    )
+    return _timed(row, run, costs, topology)
+
+
+def with_compiled(row: Row, run: Run, found: Compiled, topology: Topology) -> Row:
+    """A modelled row with the compiler's memory and messages, or with why there are none."""
+    if found.fits is None:
+        return dataclasses.replace(row, reason=found.reason)
+    if found.reason is not None:
+        return dataclasses.replace(row, compiled=True, fits=False, reason=found.reason)
+    needed = found.arguments + found.temporaries + found.outputs
+    row = dataclasses.replace(
+        row,
+        compiled=True,
+        fits=needed <= topology.chip.memory_bytes,
+        hbm_bytes_per_chip=needed,
+        messages=found.messages,
+        compile_seconds=found.compile_seconds,
+    )
+    costs = train_costs(run, row.combination, topology.chip.matrix_unit)
+    return _timed(row, run, costs, topology)
+
+
+def as_compiled(messages: Sequence[Message], mesh: Mesh, topology: Topology) -> tuple[Message, ...]:
+    """Messages as the TPU compiler was seen to send them: gathers and scatters among more chips than it has a rule for
+    become sums of arrays that are zero elsewhere, and send twice as much."""
+    sizes = dict(zip(("replica", "fsdp", "sequence", "tensor"), mesh, strict=True))
+    limits = {"all-gather": topology.chip.largest_gather_group, "reduce-scatter": topology.chip.largest_scatter_group}
+    found = []
+    for message in messages:
+        limit = limits.get(message.kind, 0)
+        if limit and math.prod(sizes[axis] for axis in message.axes) > limit:
+            message = Message("all-reduce", message.axes, 2 * message.bytes_sent)
+        found.append(message)
+    return tuple(found)
+
+
+def _timed(row: Row, run: Run, costs: Costs, topology: Topology) -> Row:
+    chip, network = topology.chip, Network(topology, row.combination.mesh)
+    sent = [network.seconds(message) for message in row.messages]
+    times = Times(
+        compute=costs.executed_flops / chip.flops_per_second,
+        matrix=costs.tiled_flops / (chip.matmul_efficiency * chip.flops_per_second),
+        hbm=costs.traffic_bytes / chip.memory_bytes_per_second,
+        ici=float(sum(ici for ici, _ in sent)),
+        dcn=float(sum(dcn for _, dcn in sent)),
+    )
+    useful = costs.model_flops / chip.flops_per_second
+    examples = row.combination.batch_size / times.worst
+    audio_hours = examples * audio_seconds(run) * 24
+    dollars = None if chip.dollars_per_hour is None else chip.dollars_per_hour * topology.chips / 3600
+    tokens = None if isinstance(run, CodecRun) else examples * run.model.n_ctx
+    return dataclasses.replace(
+        row,
+        times=times,
+        mfu_best=useful / times.best,
+        mfu_worst=useful / times.worst,
+        tokens_per_second_per_chip=None if tokens is None else tokens / topology.chips,
+        audio_hours_per_day=audio_hours,
+        dollars_per_billion_tokens=None if tokens is None or dollars is None else 1e9 * dollars / tokens,
+        dollars_per_audio_hour=None if dollars is None else 86400 * dollars / audio_hours,
+    )
+
+
+# ---- Choosing ---------------------------------------------------------------------------------------------------
+
+
+def recommended(found: Sequence[Row]) -> Row | None:
+    """Of the rows that fit, the one that is fastest at worst; None if none fits."""
+    fitting = [row for row in found if row.fits]
+    return min(fitting, key=lambda row: row.times.worst, default=None)
+
+
+def best_of_each(found: Sequence[Row], group: Callable[[Row], object]) -> list[Row]:
+    """Of each group the recommended row, or else its first: that strategies are compared at their best."""
+    groups: dict[object, list[Row]] = {}
+    for row in found:
+        groups.setdefault(group(row), []).append(row)
+    return [recommended(members) or members[0] for members in groups.values()]
+
+
+def reason_for(row: Row, found: Sequence[Row]) -> str:
+    """Why a row is recommended, in a sentence or two."""
+    others = [other for other in found if other.fits and other.combination.strategy != row.combination.strategy]
+    text = (
+        f"{row.combination} is the fastest of {sum(other.fits for other in found)} that fit, at worst "
+        f"{row.times.worst:.3g} s a step; its longest part is {row.times.bound}."
+    )
+    if second := recommended(others):
+        text += (
+            f" The best of another strategy, {second.combination}, needs {second.times.worst / row.times.worst:.2f} "
+            "times as long."
+        )
+    return text
