@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
-from jukebox_jax.planning.work import executed_flops
 from jukebox_jax.models.attention import Layout, Pattern, slot_count
 from jukebox_jax.models.prior import Prior, PriorConfig, batch_spec, init_params
+from jukebox_jax.planning.work import executed_flops
 from jukebox_jax.sampling.engine import prefill_rows
 from jukebox_jax.sampling.weights import Precision, pack, weight_bytes
 

@@ -12,8 +12,8 @@ import jax
 
 from experiments.limits import jax_matmul, matmul_flops
 from experiments.train_bench.cases import Case
-from jukebox_jax.planning.work import executed_flops
 from jukebox_jax.parallel.mesh import make_mesh
+from jukebox_jax.planning.work import executed_flops
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def _sharding(args: argparse.Namespace) -> None:
     from jukebox_jax.planning.bench import Bench, devices_here, measure_all
     from jukebox_jax.planning.bench_report import as_csv, as_json, as_markdown, with_predictions
     from jukebox_jax.planning.grid import combinations, parse_grid
+    from jukebox_jax.planning.predict import predict
     from jukebox_jax.planning.store import open_store
 
     bench = Bench(load_config(args.config, args.overrides), args.steps, args.minutes, args.devices)
@@ -75,7 +76,7 @@ def _sharding(args: argparse.Namespace) -> None:
     with open_store(args.store) as store:
         wanted = combinations(bench.run, grid, here)
         rows = measure_all(bench, here, wanted, store, args.again, progress=not args.quiet)
-    lines = with_predictions(rows, lambda row: None)
+    lines = with_predictions(rows, lambda row: predict(bench.run, row))
     table = as_markdown(lines)
     for path, text in ((args.csv, as_csv(lines)), (args.report, f"{table}\n")):
         if path is not None:

@@ -1,8 +1,9 @@
 """How long messages take on a topology: a model of links, by formula. Latencies count nothing.
 
 The chips of a group, found by laying the mesh over the topology as `parallel.mesh` does, extend over some axes of the
-torus. Along an axis of which a group has every s-th chip, s groups share the links. An axis that a group spans whole and
-that wraps round is a ring: a chip sends in two directions at once; else it is a line, whose ends have one neighbour.
+torus. Along an axis of which a group has every s-th chip, s groups share the links. An axis that a group spans whole
+and that wraps round is a ring: a chip sends in two directions at once; else it is a line, whose ends have one
+neighbour.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a training step costs each chip, by the model: operations, memory traffic, messages, memory. Nothing is compiled.
+"""What a training step costs each chip, by the model: operations, memory traffic, messages, memory.
 
 Operations and what is held come from the traced program of one example (`work`); parameters, moments, gradients and
-messages from the shardings that the strategy resolves to (`traffic`).
+messages from the shardings that the strategy resolves to (`traffic`). Nothing is compiled.
 """
 
 from __future__ import annotations

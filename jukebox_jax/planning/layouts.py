@@ -1,4 +1,4 @@
-"""Combinations: a strategy with the sizes of its mesh, its batch, and what it recomputes; which there are for a topology."""
+"""Combinations: a strategy with the sizes of its mesh, its batch, and what it recomputes."""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ class Row:
       compiled: whether memory and messages are the TPU compiler's; else they are modelled.
       fits: whether a chip's memory holds the step.
       memory: by the model; None where there is no such step.
-      hbm_bytes_per_chip: at the step's peak, by the compiler if it was asked.
+      hbm_bytes_per_chip: that the step needs, by the compiler if it was asked; else `memory`'s total.
+      peak_bytes: the most that is in use at once, by the compiler; what `memory` is a model of. A program needs more,
+        as what it holds lies scattered.
       hbm_limit: what a program may use.
       compile_seconds: None if nothing was compiled.
       reason: why there is no such step, or why it was not compiled, in a sentence.
@@ -78,6 +80,7 @@ class Row:
     fits: bool
     memory: Memory | None = None
     hbm_bytes_per_chip: int = 0
+    peak_bytes: int | None = None
     hbm_limit: int = 0
     model_flops_per_chip: float = 0.0
     executed_flops_per_chip: float = 0.0
@@ -208,6 +211,7 @@ def with_compiled(row: Row, run: Run, found: Compiled, topology: Topology) -> Ro
         compiled=True,
         fits=needed <= topology.chip.memory_bytes,
         hbm_bytes_per_chip=needed,
+        peak_bytes=found.peak,
         messages=found.messages,
         compile_seconds=found.compile_seconds,
     )

@@ -11,11 +11,13 @@ from typing import Any
 from jukebox_jax.parallel.plan import GIB
 from jukebox_jax.planning.plan import Row
 
+# fmt: off
 _COLUMNS = (
-    ("model", "topology", "strategy", "mesh", "batch", "remat", "from", "fits", "state", "activations", "HBM of")
-    + ("TFLOP", "executed", "HBM traffic", "sent", "compute", "HBM", "ICI", "DCN", "step, best", "worst", "MFU, best")
-    + ("worst", "tokens/s/chip", "audio h/day", "$/10⁹ tokens", "compiled in")
+    "model", "topology", "strategy", "mesh", "batch", "remat", "from", "fits", "state", "activations", "HBM of",
+    "TFLOP", "executed", "HBM traffic", "sent", "compute", "HBM", "ICI", "DCN", "step, best", "worst", "MFU, best",
+    "worst", "tokens/s/chip", "audio h/day", "$/10⁹ tokens", "compiled in",
 )
+# fmt: on
 _LEFT = 8
 
 
@@ -84,6 +86,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "compiled": row.compiled,
         "fits": row.fits,
         "hbm_bytes_per_chip": row.hbm_bytes_per_chip,
+        "peak_bytes": row.peak_bytes,
         "hbm_limit": row.hbm_limit,
         "modelled_memory": None if row.memory is None else dataclasses.asdict(row.memory),
         "model_flops_per_chip": row.model_flops_per_chip,

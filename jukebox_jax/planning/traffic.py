@@ -2,8 +2,8 @@
 
 Parameters and gradients are counted leaf by leaf, from the shardings that the strategy resolves them to; activations
 from the attention patterns of the layers. `parallel.strategies` says in words what moves over which mesh axis. Sizes
-are those that a ring sends (see `parallel.collectives`): of n chips and an array of B bytes in all, (n - 1) / n · B for a
-gather, a scatter or an exchange, twice that for a sum that all of them get.
+are those that a ring sends (see `parallel.collectives`): of n chips and an array of B bytes in all, (n - 1) / n · B for
+a gather, a scatter or an exchange, twice that for a sum that all of them get.
 """
 
 from __future__ import annotations

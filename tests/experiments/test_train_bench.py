@@ -14,10 +14,10 @@ import pytest
 from experiments import limits
 from experiments.train_bench import __main__ as train_bench
 from experiments.train_bench import cases
-from jukebox_jax.planning.work import executed_flops
 from jukebox_jax.models.prior import PriorConfig, flops_per_window
 from jukebox_jax.models.vqvae import VQVAEConfig
 from jukebox_jax.parallel.mesh import make_mesh
+from jukebox_jax.planning.work import executed_flops
 
 PRIOR = PriorConfig(level=0, codes=1000, n_ctx=64, width=16, depth=6, blocks=4)
 CODEC = VQVAEConfig(downs=(2,), strides=(2,), widths=(8,), depths=(1,), emb_width=8, codes=16)

@@ -1,0 +1,1 @@
+"""Strategies compared on slices that nobody rented (see README.md)."""
