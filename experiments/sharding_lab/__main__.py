@@ -59,7 +59,7 @@ def main() -> None:
     print(f"{sum(map(len, found.values()))} rows modelled in {time.monotonic() - started:.0f} s", flush=True)
     if args.compile is not None:
         compile_subset(best, args.compile or list(MODELS), args.at_most)
-    seen = known_rows(best)
+    seen = _read(HERE / "compiled.json")
     strong = {name: [strong_row(name, place) for place in TOPOLOGIES if place.startswith("v5p")] for name in MODELS}
     long = [row for tokens in LONG_TOKENS for row in long_rows(tokens)]
     write(HERE / "results.json", as_text([row for some in best.values() for row in some]))
@@ -156,13 +156,7 @@ def compile_subset(best: dict[tuple[str, str], list[Row]], names: Sequence[str],
         )
         if row.compiled:
             entries = [*_read(HERE / "compiled.json"), *as_json([dataclasses.replace(row, model=_config(row.model))])]
-            write(HERE / "compiled.json", json.dumps(entries, indent=1) + "\n")
-
-
-def known_rows(best: dict[tuple[str, str], list[Row]]) -> list[dict]:
-    """What compiled.json has, in the order of the subset; rows that are no longer in it stay behind."""
-    del best
-    return _read(HERE / "compiled.json")
+            write(HERE / "compiled.json", as_text(entries))
 
 
 def _config(name: str) -> str:
@@ -221,8 +215,8 @@ def table(some: Sequence[Row]) -> str:
 
 def compiled_table(entries: Sequence[dict]) -> str:
     """Markdown: the compiler beside the model."""
-    head = "| config | topology | strategy | mesh | batch | remat | memory in use, GiB | modelled | needed of | sent, GB | "
-    lines = [head + "compiled in |", "|---|---|---|---|---:|---|---:|---:|---:|---|---:|"]
+    head = "| config | topology | strategy | mesh | batch | remat | memory in use, GiB | modelled | needed of | "
+    lines = [head + "sent, GB | compiled in |", "|---|---|---|---|---:|---|---:|---:|---:|---|---:|"]
     for entry in entries:
         memory = entry["modelled_memory"]
         modelled = sum(memory.values()) / GIB

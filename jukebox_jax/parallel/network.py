@@ -56,7 +56,7 @@ class Network:
           open one. An all-reduce sends twice as much.
         - all-to-all: half of all data crosses the middle of the longest axis, of length e: B e s / (8 w) if it is
           closed, B e s / (4 w) if not.
-        - collective-permute: B over w, times the links to the neighbour, which all chips use at once.
+        - collective-permute: B over w, times the messages of the busiest link.
         - Over m slices, i chips of the group in each: within the slices all of B, between them 1 / i of it, each by the
           formulas above with i and m for n.
         - Behind a switch: the bytes sent over w.
@@ -105,11 +105,21 @@ class Network:
         return whole * extent.length * extent.stride / (width * self._topology.chip.link_bytes_per_second)
 
     def _hops(self, axes: Sequence[str]) -> int:
-        """Links between a chip and its neighbour along the last of the axes; 1 behind a switch."""
+        """Messages that the busiest link carries, one way, if every chip sends one to its neighbour along the last of
+        the axes, over the torus axis by axis; 1 behind a switch."""
         if self._topology.chip.switched:
             return 1
-        axis = AXES.index(axes[-1])
-        step = np.abs(np.diff(self._places, axis=axis))
-        sizes, wraps = np.array(self._topology.shape), np.array(self._topology.wraps)
-        step = np.where(wraps & (step > sizes / 2), sizes - step, step)
-        return max(1, int(step.sum(axis=-1).max()))
+        axis, shape = AXES.index(axes[-1]), self._topology.shape
+        chips = np.moveaxis(self._places, axis, 0).reshape(self._places.shape[axis], -1, len(shape))
+        load: dict[tuple, int] = {}
+        for start, stop in zip(chips[:-1].reshape(-1, len(shape)), chips[1:].reshape(-1, len(shape)), strict=True):
+            at = start.tolist()
+            for dimension, size in enumerate(shape):
+                way = int(stop[dimension]) - at[dimension]
+                if self._topology.wraps[dimension] and abs(way) > size / 2:
+                    way -= size if way > 0 else -size
+                for _ in range(abs(way)):
+                    link = (*at, dimension, way > 0)
+                    load[link] = load.get(link, 0) + 1
+                    at[dimension] = (at[dimension] + (1 if way > 0 else -1)) % size
+        return max(load.values(), default=1)

@@ -104,6 +104,8 @@ def load_assumptions(path: os.PathLike | str | None = None) -> Assumptions:
         return known
     try:
         own = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no TOML ({error}): see hardware.toml for an example.") from None
     names = {name for table in known.values() if isinstance(table, dict) for name in table} | {"dollars_per_hour"}
@@ -115,13 +117,28 @@ def load_assumptions(path: os.PathLike | str | None = None) -> Assumptions:
         for key, figure in value.items() if isinstance(value, dict) else [(name, value)]:
             if isinstance(value, dict) and key not in names:
                 raise UserError(f"{path}: {name} has no {key!r} in hardware.toml: {nearest(key, names)}")
-            number = isinstance(figure, int | float) and not isinstance(figure, bool) and figure >= 0
-            if key not in ("device_kind", "shapes") and not (number and math.isfinite(figure)):
-                raise UserError(f"{path}: {key} = {figure!r}: give a number, 0 or more.")
+            if key not in ("device_kind", "shapes"):
+                _check(f"{path}: {key}", key, figure)
     return {
         name: table | own.get(name, {}) if isinstance(table, dict) else own.get(name, table)
         for name, table in known.items()
     }
+
+
+#: Figures that count something.
+_WHOLE = ("wraps_at", "whole_cubes", "matrix_unit", "largest_gather_group", "largest_scatter_group", "domain")
+_MAY_BE_ZERO = ("whole_cubes", "largest_gather_group", "largest_scatter_group", "dollars_per_hour")
+
+
+def _check(where: str, key: str, figure: Any) -> None:
+    number = isinstance(figure, int | float) and not isinstance(figure, bool) and math.isfinite(figure)
+    whole = key not in _WHOLE or isinstance(figure, int)
+    positive = number and (figure > 0 or (figure == 0 and key in _MAY_BE_ZERO))
+    if not (number and whole and positive):
+        kind = "whole number" if key in _WHOLE else "number"
+        raise UserError(f"{where} = {figure!r}: give a {kind}, {'0 or more' if key in _MAY_BE_ZERO else 'above 0'}.")
+    if key == "matmul_efficiency" and figure > 1:
+        raise UserError(f"{where} = {figure!r}: give a part of the peak, at most 1.")
 
 
 def parse_topology(text: str, assumptions: Assumptions | None = None) -> Topology:
@@ -150,6 +167,8 @@ def parse_topology(text: str, assumptions: Assumptions | None = None) -> Topolog
                 len(sizes) == 3 == tpus[kind][0].count("x") + 1 and all(n and n % 4 == 0 for n in sizes)
             ):
                 wraps = tuple(size % assumptions[kind]["wraps_at"] == 0 for size in sizes)
+            if assumptions[kind].get("whole_cubes") and not all(wraps):
+                wraps = (False,) * len(sizes)
                 return Topology(text, _chip(kind, assumptions), sizes, wraps, slices)
     known = "; ".join(f"{kind}:{', '.join(shapes)}" for kind, shapes in tpus.items())
     raise UserError(

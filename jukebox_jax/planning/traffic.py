@@ -53,7 +53,7 @@ def parameter_messages(params: Any, itemsize: int, mesh: Mapping[str, int], pass
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         axes = _axes(leaf.sharding)
         layer = "layers" in jax.tree_util.keystr(path)
-        matrix = leaf.ndim - layer >= 2
+        matrix = leaf.ndim >= 3  # kernels of layers (stacked) and of convolutions; not tables
         size = math.prod(leaf.shape) * (itemsize if matrix else _FULL) / _count(mesh, axes & {"tensor"})
         shard_axes = _ordered(mesh, axes & set(_DATA))
         same_axes = _ordered(mesh, set(_DATA) - axes)

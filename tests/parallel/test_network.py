@@ -50,6 +50,11 @@ def test_axes_of_eight_do_not_close_on_v5e_and_axes_of_sixteen_do():
     assert seconds("v5e:8x8", (1, 64, 1, 1), "all-gather", ("fsdp",)) == pytest.approx(GB / (2 * 45 * GB))
 
 
+def test_slices_smaller_than_a_cube_have_no_rings():
+    assert parse_topology("v5p:2x2x4").wraps == (False, False, False)
+    assert V5P.wraps == (True, True, True)
+
+
 def test_half_an_axis_is_a_line():
     # Pairs of neighbours: one link, one direction.
     assert seconds("v5p:4x4x4", (1, 32, 1, 2), "all-reduce", ("tensor",)) == pytest.approx(GB / (90 * GB))
@@ -102,7 +107,7 @@ def test_two_messages_take_as_long_as_one_of_their_size(kind, axes, one, other):
     "text", ["v5p:5x5x5", "v9:4x4", "gpu:12xh100", "gpu:8xa1", "v5e:4x4x4", "0xv5e:4x4", "v5e", ""]
 )
 def test_unknown_topologies_are_answered_with_the_known_ones(text):
-    with pytest.raises(UserError, match="There is no topology .* choose v5e:2x2, .*v5p:.*v6e:.*h100, h200"):
+    with pytest.raises(UserError, match=r"There is no topology .* choose v5e:2x2, .*v5p:.*v6e:.*h100, h200"):
         parse_topology(text)
 
 
@@ -122,6 +127,9 @@ def test_prices_may_be_ones_own(tmp_path):
         ("[v5x]\n", "there is no 'v5x'"),
         ("[v5e]\ndollar_per_hour = 1", "dollars_per_hour"),
         ("[v5e]\ndollars_per_hour = -1", "give a number, 0 or more"),
+        ("matmul_efficiency = 1.5", "at most 1"),
+        ("matmul_efficiency = 0", "above 0"),
+        ("[v5e]\nmatrix_unit = 128.5", "whole number"),
         ("v5e = 3", "v5e is a table"),
         ("= 3", "is no TOML"),
     ],
