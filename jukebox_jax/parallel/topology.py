@@ -167,8 +167,8 @@ def parse_topology(text: str, assumptions: Assumptions | None = None) -> Topolog
                 len(sizes) == 3 == tpus[kind][0].count("x") + 1 and all(n and n % 4 == 0 for n in sizes)
             ):
                 wraps = tuple(size % assumptions[kind]["wraps_at"] == 0 for size in sizes)
-            if assumptions[kind].get("whole_cubes") and not all(wraps):
-                wraps = (False,) * len(sizes)
+                if assumptions[kind].get("whole_cubes") and not all(wraps):
+                    wraps = (False,) * len(sizes)
                 return Topology(text, _chip(kind, assumptions), sizes, wraps, slices)
     known = "; ".join(f"{kind}:{', '.join(shapes)}" for kind, shapes in tpus.items())
     raise UserError(
