@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = build_parser().parse_args(plain)
             if overrides and not args.takes_config:
                 names = [verb_name(verb) for verb in VERBS if takes_config(verb)]
-                raise UserError(f"{overrides[0]}: only {' and '.join(names)} take a config.")
+                raise UserError(f"{overrides[0]}: only {', '.join(names[:-1])} and {names[-1]} take a config.")
             args.overrides, if_interrupted = overrides, args.if_interrupted
             args.run(args)
         sys.stdout.flush()  # here an error has an answer; at the interpreter's end it would be a traceback

@@ -68,7 +68,7 @@ def test_help_of_every_verb_shows_an_example(name, capsys):
         (["prepare", "music", "--out", "x", "--channels", "3"], "choose from 1, 2"),
         (["prepare", "music", "--out", "x", "--sample-rate", "0"], "at least 1"),
         (["sample", "--demo", "--seconds", "3", "--sample-length", "4096"], "not allowed with"),
-        (["sample", "--demo", "--config.seed=1"], "only train and bench take a config"),
+        (["sample", "--demo", "--config.seed=1"], "only train, plan and bench take a config"),
         (["prepare", "absent-folder", "--out", "x"], "absent-folder"),
         (["encode", "absent-data", "--checkpoint", "absent-codec", "--out", "x"], "absent-"),
         (["sample", "--model", "absent-model"], "absent-model"),

@@ -27,6 +27,7 @@ from jukebox_jax.planning.bench_report import Prediction, as_csv, as_json, as_ma
 from jukebox_jax.planning.bench_step import Here, random_batch
 from jukebox_jax.planning.grid import combinations, parse_grid
 from jukebox_jax.planning.layouts import Combination
+from jukebox_jax.planning.predict import predict
 from jukebox_jax.planning.store import open_store
 from jukebox_jax.training.run import CodecRun, PriorRun
 
@@ -344,8 +345,9 @@ def test_a_prediction_without_an_order_is_not_right(rows):
     assert (error.pairs, error.right) == (1, 0)
 
 
-def test_tables_and_files_say_the_same(rows, finished):
-    lines = [(row, None) for row in rows]
+def test_tables_and_files_say_the_same(run, rows, finished):
+    lines = with_predictions(rows, lambda row: predict(run, row))
+    assert [predicted is not None for _, predicted in lines] == [row.measured is not None for row in rows]
     assert json.loads(finished["json"]) == json.loads(json.dumps(as_json(lines)))
     assert finished["csv"] == as_csv(lines)
     assert finished["report"] == as_markdown(lines) + "\n"
@@ -357,4 +359,4 @@ def test_tables_and_files_say_the_same(rows, finished):
     titles = finished["report"].splitlines()[0]
     assert "step, s (quartiles)" in titles
     assert "MFU" not in titles  # nothing to say
-    assert "predicted" not in titles
+    assert "predicted, s" in titles
