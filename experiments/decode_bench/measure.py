@@ -14,14 +14,9 @@ import jax.numpy as jnp
 
 from experiments import limits
 from experiments.decode_bench.cases import Cascade, Case
-from experiments.decode_bench.work import (
-    cache_bytes_read,
-    prefill_flops,
-    random_entry,
-    random_weights,
-    weight_bytes_read,
-)
+from experiments.decode_bench.work import random_entry, random_weights
 from experiments.train_bench.cases import codec_decode
+from jukebox_jax.planning.decode_counts import cache_bytes_read, prefill_flops, weight_bytes_read
 from jukebox_jax.sampling.drawing import SamplingConfig, song_keys
 from jukebox_jax.sampling.engine import Engine, Entry, Slots, make_engine
 from jukebox_jax.sampling.weights import decoding_config

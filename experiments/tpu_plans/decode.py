@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.decode_bench.work import cache_bytes_read, packed_shapes, weight_bytes_read
 from jukebox_jax.errors import UserError
 from jukebox_jax.interop.released import PRIOR_1B_LYRICS, PRIOR_5B, PRIOR_5B_LYRICS, UPSAMPLER_LEVEL_0
 from jukebox_jax.models.prior import PriorConfig
 from jukebox_jax.parallel.mesh import make_mesh
 from jukebox_jax.parallel.peaks import GIB, peak
 from jukebox_jax.parallel.plan import bytes_per_device, memory_limit, out_of_memory_told
+from jukebox_jax.planning.decode_counts import cache_bytes_read, packed_shapes, weight_bytes_read
 from jukebox_jax.sampling.engine import Slots, _advance, empty_slots
 from jukebox_jax.sampling.weights import Precision
 

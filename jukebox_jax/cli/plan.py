@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jukebox_jax.cli import arguments
 
@@ -45,7 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="own: that of the strategy; best: of all that powers of two make, the fastest that fits (default); all: "
         "each of these; or sizes of replica, fsdp, sequence, tensor, as 4x16x1x1",
     )
-    parser.add_argument("--batch", metavar="N", type=arguments.count, help="examples of a step over all chips")
+    parser.add_argument(
+        "--step",
+        choices=("train", "decode", "prefill", "encode"),
+        default="train",
+        help="a training step (default); a token of every song; a window of known tokens; audio to codes",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("bfloat16", "int8"),
+        default="bfloat16",
+        help="of weights, in decode and prefill (default: bfloat16)",
+    )
+    parser.add_argument(
+        "--batch", metavar="N", type=arguments.count, help="examples (songs, windows) of a step over all chips"
+    )
     parser.add_argument(
         "--accumulate", metavar="N", type=arguments.count, help="microbatches (default: the fewest that fit)"
     )
@@ -79,22 +93,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from jukebox_jax import config as config_lib
     from jukebox_jax.cli.flags import load_config
+    from jukebox_jax.errors import UserError
     from jukebox_jax.files import atomic_file
     from jukebox_jax.parallel.topology import load_assumptions, parse_topology
     from jukebox_jax.planning.layouts import parse_meshes, parse_remats, strategies
     from jukebox_jax.planning.page import as_html
     from jukebox_jax.planning.plan import Question, reason_for, recommended
+    from jukebox_jax.planning.serving import SERVING
     from jukebox_jax.planning.table import as_csv, as_json, as_markdown
 
     config = load_config(args.config, args.overrides)
+    if args.step != "train" and args.compile not in (None, "none"):
+        raise UserError(f"{args.step} is planned from the model alone: leave --compile out.")
+    _check_step(args.step, config)
     question = Question(
         name=args.config.rpartition("/")[2],
         run=config,
-        strategies=strategies(args.strategy),
+        strategies=SERVING if args.step != "train" and args.strategy == "all" else strategies(args.strategy),
         batch_size=args.batch,
         remats=parse_remats(args.remat, config),
         meshes="all" if args.mesh == "best" else parse_meshes(args.mesh),
         accumulate=args.accumulate,
+        step=args.step,
+        precision=args.precision,
     )
     assumptions = load_assumptions(args.assumptions)
     topologies = [parse_topology(name, assumptions) for name in args.topology]
@@ -117,6 +138,15 @@ def run(args: argparse.Namespace) -> None:
                 temporary.write_text(text, encoding="utf-8")
 
 
+def _check_step(step: str, config: Any) -> None:
+    from jukebox_jax.errors import UserError
+    from jukebox_jax.training.run import CodecRun
+
+    codec = isinstance(config, CodecRun)
+    if step != "train" and codec != (step == "encode"):
+        raise UserError(f"--step {step} is for {'priors' if codec else 'the codec'}: choose another, or --config.")
+
+
 def _rows_on(topology: Topology, question: Question, args: argparse.Namespace) -> list[Row]:
     """The rows of one topology, those compiled that were asked for."""
     from tqdm import tqdm
@@ -130,7 +160,7 @@ def _rows_on(topology: Topology, question: Question, args: argparse.Namespace) -
     found = list(tqdm(rows(question, topology), desc=f"model {topology.name}", disable=args.quiet, leave=False))
     if args.mesh == "best":
         found = best_of_each(found, lambda row: (row.combination.strategy, row.combination.remat))
-    if args.compile == "none" or topology.chip.switched:
+    if args.compile == "none" or args.step != "train" or topology.chip.switched:
         return found
     wanted = found if args.compile == "all" else [recommended(found)]
     wanted = [row for row in wanted if row is not None and row.memory is not None]

@@ -63,6 +63,7 @@ class Costs:
       tiled_flops: as the chip's matrix unit computes them, with the rows and columns that fill it up.
       traffic_bytes: read from and written to the chip's memory.
       messages: by kind and mesh axes.
+      part: of each example, that a step handles.
     """
 
     model_flops: float
@@ -71,6 +72,7 @@ class Costs:
     traffic_bytes: float
     messages: tuple[Message, ...]
     memory: Memory
+    part: float = 1.0
 
 
 def train_costs(run: Run, combination: Combination, tile: int = 1) -> Costs:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.transformer import Remat
@@ -15,12 +16,16 @@ from jukebox_jax.parallel.topology import Topology
 from jukebox_jax.planning.compile_step import Compiled
 from jukebox_jax.planning.costs import Costs, Memory, train_costs
 from jukebox_jax.planning.layouts import Combination, Mesh, Meshes, Run, accumulations, meshes_of
+from jukebox_jax.planning.serving import serving_costs
 from jukebox_jax.planning.workload import audio_seconds
+from jukebox_jax.sampling.weights import Precision
 from jukebox_jax.training.run import CodecRun
 
 # Temporaries lie scattered: the compiler's programs needed 1.1 to 1.7 times what they held at once (median 1.27; see
 # experiments/sharding_lab).
 _SCATTERED = 1.3
+
+Step = Literal["train", "decode", "prefill", "encode"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class Question:
       remats: for a prior; empty: the config's.
       meshes: "own", "all", or sizes.
       accumulate: None: the fewest microbatches that fit.
+      precision: of weights, in decode and prefill.
     """
 
     name: str
@@ -116,6 +122,8 @@ class Question:
     remats: tuple[Remat, ...] = ()
     meshes: Meshes | Mesh = "own"
     accumulate: int | None = None
+    step: Step = "train"
+    precision: Precision = "bfloat16"
 
 
 def rows(question: Question, topology: Topology) -> Iterator[Row]:
@@ -125,6 +133,9 @@ def rows(question: Question, topology: Topology) -> Iterator[Row]:
       UserError: an unknown strategy.
     """
     run = question.run
+    if question.step != "train":
+        yield from _serving_rows(question, topology)
+        return
     remats: Sequence[Remat | None] = (None,)
     if not isinstance(run, CodecRun):
         remats = question.remats or (run.model.remat,)
@@ -166,6 +177,25 @@ def _fitting(question: Question, topology: Topology, strategy: str, mesh: Mesh, 
     return row
 
 
+def _serving_rows(question: Question, topology: Topology) -> Iterator[Row]:
+    batch = question.batch_size or topology.chips
+    for strategy in question.strategies:
+        if isinstance(question.meshes, tuple) or strategy != "fsdp_tp":
+            meshes = meshes_of(strategy, topology.chips, topology.slices, question.meshes)
+        else:  # copies, each divided among 2, 4, … chips
+            meshes = (mesh for mesh in meshes_of(strategy, topology.chips, topology.slices, "all") if mesh[1] == 1)
+        for mesh in meshes:
+            combination = Combination(strategy, mesh, batch)
+            try:
+                costs = serving_costs(
+                    question.run, combination, question.step, question.precision, topology.chip.matrix_unit
+                )
+            except UserError as error:
+                yield _none(question, topology, combination, str(error))
+                continue
+            yield with_costs(question.name, question.run, combination, topology, costs)
+
+
 def _none(question: Question, topology: Topology, combination: Combination, reason: str) -> Row:
     return Row(question.name, topology.name, topology.chips, combination, False, False, reason=reason)
 
@@ -176,8 +206,12 @@ def modelled(name: str, run: Run, combination: Combination, topology: Topology) 
     Raises:
       UserError: the strategy does not fit the model or the batch.
     """
+    return with_costs(name, run, combination, topology, train_costs(run, combination, topology.chip.matrix_unit))
+
+
+def with_costs(name: str, run: Run, combination: Combination, topology: Topology, costs: Costs) -> Row:
+    """The row of a combination whose costs are known."""
     chip = topology.chip
-    costs = train_costs(run, combination, chip.matrix_unit)
     messages = as_compiled(costs.messages, combination.mesh, topology)
     memory = costs.memory
     needed = memory.total + round((_SCATTERED - 1) * memory.activations)
@@ -244,7 +278,7 @@ def _timed(row: Row, run: Run, costs: Costs, topology: Topology) -> Row:
         dcn=float(sum(dcn for _, dcn in sent)),
     )
     useful = costs.model_flops / chip.flops_per_second
-    examples = row.combination.batch_size / times.worst
+    examples = costs.part * row.combination.batch_size / times.worst
     audio_hours = examples * audio_seconds(run) * 24
     dollars = None if chip.dollars_per_hour is None else chip.dollars_per_hour * topology.chips / 3600
     tokens = None if isinstance(run, CodecRun) else examples * run.model.n_ctx

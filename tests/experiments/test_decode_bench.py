@@ -15,6 +15,7 @@ from experiments.decode_bench import __main__ as decode_bench
 from experiments.decode_bench import cases, work
 from jukebox_jax.models.attention import Layout, Pattern
 from jukebox_jax.models.prior import flops_per_window
+from jukebox_jax.planning import decode_counts
 from jukebox_jax.sampling.weights import decoding_config, pack
 
 
@@ -73,42 +74,42 @@ def test_random_weights_are_arranged_as_packed_ones(precision, batch):
 
 def test_bytes_that_a_step_reads():
     layout = Layout(32, 4, spread=2, prime=8, encoded=8)
-    read = {pattern: work.slots_read(pattern, layout) for pattern in Pattern}
+    read = {pattern: decode_counts.slots_read(pattern, layout) for pattern in Pattern}
     assert read == {0: 32, 1: 8, 2: 4, 3: 8, 4: 3, 5: 6, 6: 8, 7: 12}
 
     config = dataclasses.replace(prior_config(2), dtype="bfloat16")  # patterns ROW, COLUMN, ROW of 2 × 2 features
-    assert work.cache_bytes_read(config, 3) == 3 * (8 + 4 + 8) * 2 * 4 * 2
-    shapes = work.packed_shapes(config, "bfloat16", 3)
+    assert decode_counts.cache_bytes_read(config, 3) == 3 * (8 + 4 + 8) * 2 * 4 * 2
+    shapes = decode_counts.packed_shapes(config, "bfloat16", 3)
     layer = 2 * (16 * 12 + 4 * 16 + 16 * 16 + 16 * 16) + 4 * (12 + 16 + 16 + 16 + 4 * 16)
-    assert work.weight_bytes_read(config, shapes, 3) == 3 * layer + 4 * (24 * 16 + 2 * 3 * 16)
+    assert decode_counts.weight_bytes_read(config, shapes, 3) == 3 * layer + 4 * (24 * 16 + 2 * 3 * 16)
 
     # Of the layer that looks at the lyrics, only the queries' weights; the output has a table of its own.
     config = lyric_config("separate")
-    shapes = work.packed_shapes(config, "float32", 1)
+    shapes = decode_counts.packed_shapes(config, "float32", 1)
     layer = 4 * (16 * 12 + 4 * 16 + 16 * 16 + 16 * 16 + 12 + 16 + 16 + 16 + 4 * 16)
     lyrics = 4 * (16 * 8 + 8)
-    assert work.weight_bytes_read(config, shapes, 1) == 4 * layer - lyrics + 4 * (24 * 16 + 2 * 16)
+    assert decode_counts.weight_bytes_read(config, shapes, 1) == 4 * layer - lyrics + 4 * (24 * 16 + 2 * 16)
 
 
 def test_prefill_computes_what_a_whole_window_does_but_the_logits():
     config = dataclasses.replace(prior_config(2), labels=None)
-    shapes = work.packed_shapes(config, "float32", 2)
+    shapes = decode_counts.packed_shapes(config, "float32", 2)
     logits = 2 * config.n_ctx * config.width * config.codes
     # A window of 32 tokens is one chunk.
-    assert work.prefill_flops(config, shapes, 1) == flops_per_window(config) - logits
-    assert work.prefill_flops(config, shapes, 32) == flops_per_window(config) - logits
-    assert work.prefill_flops(config, shapes, 33) == 2 * (flops_per_window(config) - logits)
+    assert decode_counts.prefill_flops(config, shapes, 1) == flops_per_window(config) - logits
+    assert decode_counts.prefill_flops(config, shapes, 32) == flops_per_window(config) - logits
+    assert decode_counts.prefill_flops(config, shapes, 33) == 2 * (flops_per_window(config) - logits)
 
 
 def test_int8_reads_a_quarter():
     config = cases.cpu_cases()[0].config
     read = {
-        precision: work.weight_bytes_read(config, work.packed_shapes(config, precision, 1), 1)
+        precision: decode_counts.weight_bytes_read(config, decode_counts.packed_shapes(config, precision, 1), 1)
         for precision in ("float32", "bfloat16", "int8")
     }
     assert 0.25 < read["int8"] / read["float32"] < 0.27
     assert 0.5 < read["bfloat16"] / read["float32"] < 0.52
-    assert work.cache_bytes_read(decoding_config(config, "float32"), 1) == 16 * (128 + 64 + 128) * 2 * 256 * 4
+    assert decode_counts.cache_bytes_read(decoding_config(config, "float32"), 1) == 16 * (128 + 64 + 128) * 2 * 256 * 4
 
 
 def test_the_benchmark_needs_no_heavy_library():

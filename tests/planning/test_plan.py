@@ -184,3 +184,46 @@ def test_a_mesh_that_does_not_fit_is_a_row_that_says_why(capsys):
         main(["plan", "--config", config, "--topology", "v5e:4x4", "--mesh", "3x3x1x1", "--no-compile", "--quiet"]) == 0
     )
     assert "is for 9 devices and there are 16" in capsys.readouterr().out
+
+
+def plan(tmp_path: Path, *arguments: str) -> list[dict]:
+    assert main(["plan", *arguments, "--json", f"{tmp_path / 'rows.json'}", "--quiet"]) == 0
+    return json.loads((tmp_path / "rows.json").read_text())
+
+
+def test_decoding_is_bound_by_reading_the_weights(tmp_path, capsys):
+    arguments = ["--config", f"{ROOT / 'configs/prior.py'}:5b", "--step", "decode", "--topology", "v5p:2x2x1"]
+    found = {precision: plan(tmp_path, *arguments, "--precision", precision) for precision in ("bfloat16", "int8")}
+    best = {precision: next(r for r in some if r["strategy"] == "dp") for precision, some in found.items()}
+    # 10.0 and 5.1 GB of weights and caches at 2765 GB/s.
+    assert best["bfloat16"]["step_seconds_best"] == pytest.approx(10.03e9 / 2765e9, rel=0.01)
+    assert best["int8"]["step_seconds_best"] == pytest.approx(5.06e9 / 2765e9, rel=0.01)
+    divided = [row for row in found["bfloat16"] if row["strategy"] == "fsdp_tp"]
+    assert {tuple(row["mesh"]) for row in divided} == {(1, 1, 1, 4)}  # the fastest for one song at a time
+    assert all(set(row["collective_bytes"]) == {"all-reduce"} for row in divided)
+    assert "$/10⁹ tokens" in capsys.readouterr().out
+
+
+def test_known_tokens_are_cheaper_than_new_ones(tmp_path):
+    arguments = ["--config", f"{ROOT / 'configs/prior.py'}:small", "--topology", "v5e:2x2", "--strategy", "dp"]
+    (known,), (new,) = (plan(tmp_path, *arguments, "--step", step) for step in ("prefill", "decode"))
+    assert known["tokens_per_second_per_chip"] > 20 * new["tokens_per_second_per_chip"]
+    assert known["model_flops_per_chip"] == pytest.approx(flops_per_window(load_config(arguments[1]).model), rel=0.15)
+
+
+def test_audio_is_encoded_side_by_side(tmp_path):
+    arguments = ["--config", f"{ROOT / 'configs/vqvae.py'}:small", "--step", "encode", "--topology", "v5e:2x2"]
+    (one, divided) = plan(tmp_path, *arguments)
+    assert one["fits"]
+    assert one["audio_hours_per_day"] > 0
+    assert "songs lie side by side" in divided["reason"]
+
+
+@pytest.mark.parametrize(
+    ("config", "step", "words"),
+    [("vqvae.py:small", "decode", "--step decode is for priors"), ("prior.py:small", "encode", "is for the codec")],
+)
+def test_a_step_of_another_model_is_refused(capsys, config, step, words):
+    arguments = ["--config", f"{ROOT / 'configs' / config}", "--step", step, "--topology", "v5e:2x2"]
+    assert main(["plan", *arguments]) == 2
+    assert words in capsys.readouterr().err
