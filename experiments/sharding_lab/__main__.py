@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.sharding_lab.charts import long_context_chart, scaling_chart
+from experiments.sharding_lab.charts import crossover_chart, long_context_chart, scaling_chart
 from jukebox_jax.cli.flags import load_config
 from jukebox_jax.files import atomic_file
 from jukebox_jax.parallel.plan import GIB
@@ -43,6 +43,8 @@ TOPOLOGIES = (
 )
 COMPILED_ON = ("v5e:8x8", "v5p:4x4x4", "v6e:8x8")
 STRONG_BATCH = 512
+#: 5b on 64 chips of v5p, with fewer and fewer examples.
+CROSSOVER_ON, CROSSOVER_BATCHES = "v5p:4x4x4", (4, 8, 16, 32, 64, 128, 256)
 LONG_TOKENS = (8192, 16384, 32768, 65536, 131072)
 LONG_ON = ("v5e:16x16", "v5p:4x4x4")
 
@@ -61,15 +63,18 @@ def main() -> None:
         compile_subset(best, args.compile or list(MODELS), args.at_most)
     seen = _read(HERE / "compiled.json")
     strong = {name: [strong_row(name, place) for place in TOPOLOGIES if place.startswith("v5p")] for name in MODELS}
+    crossing = [row for batch in CROSSOVER_BATCHES for row in crossover_rows(batch)]
     long = [row for tokens in LONG_TOKENS for row in long_rows(tokens)]
     write(HERE / "results.json", as_text([row for some in best.values() for row in some]))
     write(HERE / "compiled.json", as_text(seen))
     write(HERE / "scaling.svg", scaling_chart(best, strong))
+    write(HERE / "crossover.svg", crossover_chart(crossing))
     write(HERE / "long_context.svg", long_context_chart(long))
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     tables = {
         "rows": "\n\n".join(f"### {name}\n\n{table([*best_rows(best, name)])}" for name in MODELS),
         "compiled": compiled_table(seen),
+        "crossover": table(crossing),
         "long": table(long),
     }
     for name, text in tables.items():
@@ -99,6 +104,13 @@ def strong_row(name: str, place: str) -> Row:
     topology = parse_topology(place)
     some = list(rows(question(name, topology.chips, STRONG_BATCH), topology))
     return recommended(some) or some[0]
+
+
+def crossover_rows(batch: int) -> list[Row]:
+    """5b with so many examples a step: of each strategy the best, those that cannot be left out."""
+    topology = parse_topology(CROSSOVER_ON)
+    some = [row for row in rows(question("5b", topology.chips, batch), topology) if row.fits]
+    return sorted(best_of_each(some, lambda row: row.combination.strategy), key=_order)
 
 
 def long_rows(tokens: int) -> list[Row]:

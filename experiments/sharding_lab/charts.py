@@ -34,6 +34,22 @@ def scaling_chart(best: Mapping[tuple[str, str], Sequence[Row]], strong: Mapping
     return _svg(figure)
 
 
+def crossover_chart(rows: Sequence[Row]) -> str:
+    """Time of an example at worst, of each strategy's best row, against the examples of a step."""
+    figure, axis = _figure(1)
+    for strategy in sorted({row.combination.strategy for row in rows}):
+        some = [row for row in rows if row.combination.strategy == strategy]
+        points = sorted((row.combination.batch_size, row.times.worst / row.combination.batch_size) for row in some)
+        axis.plot(*zip(*points, strict=True), marker="o", label=strategy)
+    chips = rows[0].chips
+    axis.axvline(chips, color="grey", linewidth=1, linestyle=":")
+    axis.set(
+        xscale="log", yscale="log", xlabel=f"examples a step, on {chips} chips", ylabel="seconds an example, at worst"
+    )
+    axis.legend()
+    return _svg(figure)
+
+
 def long_context_chart(rows: Sequence[Row]) -> str:
     """Memory and time of the long prior against its context."""
     figure, (memory_axis, time_axis) = _figure(2)
