@@ -1,1 +1,1 @@
-"""Training steps compiled for TPUs that are not there: do they fit, and what do they send (see README.md)."""
+"""Decode loops compiled for TPUs that are not there, and what was learnt of the compiler (see README.md)."""
