@@ -39,6 +39,23 @@ def atomic_file(path: os.PathLike | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_targets(*paths: Path | None) -> None:
+    """Refuses files that could not be written, before the work that would fill them; makes their folders.
+
+    Raises:
+      UserError: a path is a folder.
+      OSError: its folder cannot be made, or takes no files.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: give a file in it.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
 
 

@@ -31,7 +31,7 @@ from jukebox_jax.planning.table import as_json
 HERE = Path(__file__).parent
 #: Models by name, with examples of a step for every chip.
 MODELS = {
-    "vqvae": ("configs/vqvae.py:released", 4),
+    "vqvae": ("configs/vqvae.py:released", 2),
     "upsampler_0": ("configs/prior.py:upsampler_0", 1),
     "1b_lyrics": ("configs/prior.py:1b_lyrics", 1),
     "5b": ("configs/prior.py:5b", 1),
@@ -94,7 +94,7 @@ def question(name: str, chips: int, batch: int | None = None) -> Question:
 
 
 def lab_rows(name: str, place: str) -> list[Row]:
-    """One example (of the codec four) for each chip."""
+    """One example (of the codec two) for each chip."""
     topology = parse_topology(place)
     return list(rows(question(name, topology.chips), topology))
 

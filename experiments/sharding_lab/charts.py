@@ -26,11 +26,12 @@ def scaling_chart(best: Mapping[tuple[str, str], Sequence[Row]], strong: Mapping
         points = sorted((row.chips, 100 * row.mfu_worst) for row in strong[model] if row.fits)
         if points:
             strong_axis.plot(*zip(*points, strict=True), marker="o", color=f"C{number}", label=f"{model}, v5p")
-    weak_axis.set_title("one example a chip (codec: 4)")
+    weak_axis.set_title("one example a chip (codec: 2)")
     strong_axis.set_title("512 examples a step, v5p, one or two slices")
-    for axis in (weak_axis, strong_axis):
-        axis.set(xscale="log", xlabel="chips", ylabel="modelled MFU at worst, %", ylim=(0, None))
-        axis.legend(fontsize=6)
+    for axis, chips in ((weak_axis, (16, 64, 128, 256, 512, 1024)), (strong_axis, (64, 128, 512, 1024))):
+        axis.set(xlabel="chips", ylabel="modelled MFU at worst, %", ylim=(0, None))
+        _log_ticks(axis, chips)
+        axis.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
     return _svg(figure)
 
 
@@ -43,9 +44,8 @@ def crossover_chart(rows: Sequence[Row]) -> str:
         axis.plot(*zip(*points, strict=True), marker="o", label=strategy)
     chips = rows[0].chips
     axis.axvline(chips, color="grey", linewidth=1, linestyle=":")
-    axis.set(
-        xscale="log", yscale="log", xlabel=f"examples a step, on {chips} chips", ylabel="seconds an example, at worst"
-    )
+    axis.set(yscale="log", xlabel=f"examples a step, on {chips} chips", ylabel="seconds an example, at worst")
+    _log_ticks(axis, sorted({row.combination.batch_size for row in rows}))
     axis.legend()
     return _svg(figure)
 
@@ -62,11 +62,20 @@ def long_context_chart(rows: Sequence[Row]) -> str:
             for row, number in zip(some, tokens, strict=True)
         ]
         time_axis.plot(tokens, times, marker="o", label=place)
-    memory_axis.set(xscale="log", xlabel="tokens of context", ylabel="modelled memory of a chip, GiB", ylim=(0, None))
-    time_axis.set(xscale="log", xlabel="tokens of context", ylabel="µs a token at worst, all chips", ylim=(0, None))
-    memory_axis.legend()
-    time_axis.legend()
+    memory_axis.set_ylabel("modelled memory of a chip, GiB")
+    time_axis.set_ylabel("µs a token at worst, all chips")
+    for axis in (memory_axis, time_axis):
+        axis.set(xlabel="tokens of context", ylim=(0, None))
+        _log_ticks(axis, sorted({int(row.model.split()[1]) for row in rows}))
+        axis.legend()
     return _svg(figure)
+
+
+def _log_ticks(axis, values: Sequence[int]) -> None:
+    """A logarithmic axis with the values that occur, written out."""
+    axis.set_xscale("log")
+    axis.set_xticks(values, [f"{value // 1024}k" if value >= 8192 else f"{value}" for value in values])
+    axis.minorticks_off()
 
 
 def _figure(columns: int):

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 def _sharding(args: argparse.Namespace) -> None:
     from jukebox_jax import config as config_lib
     from jukebox_jax.cli.flags import load_config
-    from jukebox_jax.files import atomic_file
+    from jukebox_jax.files import atomic_file, check_targets
     from jukebox_jax.planning.bench import Bench, devices_here, measure_all
     from jukebox_jax.planning.bench_report import as_csv, as_json, as_markdown, with_predictions
     from jukebox_jax.planning.grid import combinations, parse_grid
@@ -72,6 +72,7 @@ def _sharding(args: argparse.Namespace) -> None:
 
     bench = Bench(load_config(args.config, args.overrides), args.steps, args.minutes, args.devices)
     grid = parse_grid(args.grid, bench.run)
+    check_targets(args.json, args.csv, args.report)
     here = devices_here(bench.cpu_devices)
     with open_store(args.store) as store:
         wanted = combinations(bench.run, grid, here)

@@ -10,6 +10,7 @@ from jukebox_jax.cli import arguments
 
 if TYPE_CHECKING:
     from jukebox_jax.parallel.topology import Topology
+    from jukebox_jax.planning.layouts import Combination
     from jukebox_jax.planning.plan import Question, Row
 
 DESCRIPTION = """Plan a training step for chips that are not there: memory, traffic, time, cost.
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     from jukebox_jax import config as config_lib
     from jukebox_jax.cli.flags import load_config
     from jukebox_jax.errors import UserError
-    from jukebox_jax.files import atomic_file
+    from jukebox_jax.files import atomic_file, check_targets
     from jukebox_jax.parallel.topology import load_assumptions, parse_topology
     from jukebox_jax.planning.layouts import parse_meshes, parse_remats, strategies
     from jukebox_jax.planning.page import as_html
@@ -119,6 +120,7 @@ def run(args: argparse.Namespace) -> None:
     )
     assumptions = load_assumptions(args.assumptions)
     topologies = [parse_topology(name, assumptions) for name in args.topology]
+    check_targets(args.json, args.csv, args.report)
     found, advice = [], []
     for topology in topologies:
         rows = _rows_on(topology, question, args)
@@ -155,15 +157,13 @@ def _rows_on(topology: Topology, question: Question, args: argparse.Namespace) -
     from jukebox_jax.errors import UserError
     from jukebox_jax.parallel.topology import require_compiler
     from jukebox_jax.planning.compiled import compiled
-    from jukebox_jax.planning.plan import best_of_each, recommended, rows, with_compiled
+    from jukebox_jax.planning.plan import best_of_each, rows, with_compiled
 
     found = list(tqdm(rows(question, topology), desc=f"model {topology.name}", disable=args.quiet, leave=False))
     if args.mesh == "best":
         found = best_of_each(found, lambda row: (row.combination.strategy, row.combination.remat))
     if args.compile == "none" or args.step != "train" or topology.chip.switched:
         return found
-    wanted = found if args.compile == "all" else [recommended(found)]
-    wanted = [row for row in wanted if row is not None and row.memory is not None]
     try:
         require_compiler(topology)
     except UserError as error:
@@ -173,9 +173,22 @@ def _rows_on(topology: Topology, question: Question, args: argparse.Namespace) -
         return found
     store = args.store or default_folder() / "compiled.jsonl"
     store.parent.mkdir(parents=True, exist_ok=True)
-    progress = tqdm(wanted, desc=f"compile for {topology.name}", disable=args.quiet, leave=False)
-    for row in progress:
-        run = row.combination.of(question.run)
-        answer = compiled(run, topology.name, store, 60 * args.minutes)
-        found[found.index(row)] = with_compiled(row, question.run, answer, topology)
+    tried: set[Combination] = set()
+    with tqdm(desc=f"compile for {topology.name}", unit="row", disable=args.quiet, leave=False) as progress:
+        while row := next_to_compile(found, tried, args.compile == "all"):
+            tried.add(row.combination)
+            progress.set_postfix_str(f"{row.combination}")
+            run = row.combination.of(question.run)
+            answer = compiled(run, topology.name, store, 60 * args.minutes)
+            found[found.index(row)] = with_compiled(row, question.run, answer, topology)
+            progress.update()
     return found
+
+
+def next_to_compile(found: list[Row], tried: set[Combination], every: bool) -> Row | None:
+    """The next row for the compiler: any, or that which is recommended by what is known by now. A row that it finds not
+    to fit is recommended no more."""
+    from jukebox_jax.planning.plan import recommended
+
+    rows = found if every else [recommended(found)]
+    return next((row for row in rows if row and row.memory is not None and row.combination not in tried), None)

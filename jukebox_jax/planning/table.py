@@ -13,7 +13,8 @@ from jukebox_jax.planning.plan import Row
 
 # fmt: off
 _COLUMNS = (
-    "model", "topology", "strategy", "mesh", "batch", "remat", "from", "fits", "state", "activations", "HBM of",
+    "model", "topology", "strategy", "mesh", "batch", "remat", "from", "fits", "parameters", "optimizer",
+    "activations", "HBM of",
     "TFLOP", "executed", "HBM traffic", "sent", "compute", "HBM", "ICI", "DCN", "step, best", "worst", "MFU, best",
     "worst", "tokens/s/chip", "audio h/day", "$/10⁹ tokens", "compiled in",
 )
@@ -36,7 +37,7 @@ def _cells(row: Row) -> list[str]:
     head = [row.model, row.topology, c.strategy, "×".join(map(str, c.mesh)), batch, c.remat or "", where]
     if memory is None:
         return [*head, "no", *[""] * (len(_COLUMNS) - len(head) - 1)]
-    state = memory.parameters + memory.optimizer + memory.average
+    optimizer = memory.optimizer + memory.average
     sent = ", ".join(
         f"{message.kind} {'×'.join(message.axes)} {message.bytes_sent / 1e9:.3g}"
         for message in row.messages
@@ -45,7 +46,8 @@ def _cells(row: Row) -> list[str]:
     return [
         *head,
         "yes" if row.fits else "no",
-        f"{state / GIB:.2f}",
+        f"{memory.parameters / GIB:.2f}",
+        f"{optimizer / GIB:.2f}",
         f"{memory.activations / GIB:.2f}",
         f"{row.hbm_bytes_per_chip / GIB:.2f} of {row.hbm_limit / GIB:.2f}",
         f"{row.model_flops_per_chip / 1e12:.3g}",
