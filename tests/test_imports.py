@@ -25,6 +25,7 @@ FLOORS = [
     {"recipe"},
     {"planning"},
     {"api", "demo"},
+    {"notebook"},
     {"cli", "__main__"},
 ]
 STRANGERS = [{"models", "parallel"}, {"models", "pipeline"}]
