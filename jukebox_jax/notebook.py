@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -97,8 +98,12 @@ def _display_handle() -> Any:
 
 
 def _show(handle: Any, run_dir: Path) -> None:
+    from IPython.display import Image
+
     if (run_dir / METRICS_FILE).exists():
-        handle.update(training_figure(run_dir))
+        picture = io.BytesIO()
+        training_figure(run_dir).savefig(picture, format="png", dpi=100)
+        handle.update(Image(data=picture.getvalue(), format="png"))
 
 
 # ---- Listening ------------------------------------------------------------------------------------------------------

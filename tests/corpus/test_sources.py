@@ -136,7 +136,7 @@ def test_each_convention_is_believed_before_the_next(tmp_path):
 
 def test_the_precedence_stands_in_the_readme():
     table = precedence_table()
-    assert table in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert table in (Path(__file__).parents[2] / "docs/train.md").read_text(encoding="utf-8")
     lines = table.splitlines()
     assert len(lines) == len(PRECEDENCE) + 2
     assert "metadata.csv" in lines[2]

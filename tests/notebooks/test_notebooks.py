@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from jukebox_jax.corpus.demo_corpus import demo_folder
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments/notebooks"
@@ -16,6 +19,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SHORT = {
     "1_sample_and_choose": "DRAFTS, SECONDS, LONGER = 2, 1.5, 2.5",
     "2_train_on_your_music": (
+        'MUSIC = "music"\n'
         "EFFORT = Effort(codec_seconds=None, codec_steps=(3, 3), prior_seconds=None, prior_steps=(2, 2))\nSECONDS = 0.5"
     ),
     "3_plan_before_you_rent": 'CONFIG, TOPOLOGIES = "configs/prior.py:small", ["v5e:4x4", "gpu:8xh100"]',
@@ -61,6 +65,10 @@ def test_sample_and_choose(tmp_path, monkeypatch):
 
 
 def test_train_on_your_music(tmp_path, monkeypatch):
+    for part, name in (("train", "clara-schumann-op1-4"), ("validation", "clara-schumann-op1-3")):
+        folder = tmp_path / "music" / part / "Clara Schumann"
+        folder.mkdir(parents=True)
+        shutil.copy(demo_folder() / f"{name}.ogg", folder)
     shown = run("2_train_on_your_music", tmp_path, monkeypatch)
     assert shown.count("image/png") >= 4  # a live picture of each model
     assert shown.count("<audio") == 3

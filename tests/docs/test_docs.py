@@ -1,0 +1,148 @@
+"""What README and docs/ say can be done is done: their commands run, their Python runs, what they point at exists.
+
+Commands stand in ```sh blocks and run one after another in a folder with a little music and tiny models; those of
+training and sampling are made short. Blocks without a language are no commands: output, metadata, what needs a cluster.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from cascade import write_model
+
+from jukebox_jax.cli.main import VERBS, build_parser, main, split_overrides, verb_name
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: What makes a command short enough for a test; later flags win.
+SHORTER = {
+    "train": ["--quiet", "--config.train.seconds=none", "--config.train.steps=2", "--config.train.min_steps=1"],
+    "sample": ["--seconds", "0.5"],
+    "bench": ["--steps", "1", "--quiet"],
+    "plan": ["--quiet"],
+}
+#: Prepared by other pages, or only to be had elsewhere.
+MODELS = ("models/5b", "models/5b_lyrics")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                yield words
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A working directory as the pages assume it: the repository's configs, some music, models."""
+    root = tmp_path_factory.mktemp("world")
+    (root / "configs").symlink_to(ROOT / "configs")
+    folder = root / "my-music"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for index, split in enumerate(("train", "train", "validation")):
+        time = np.arange(8 * 44_100) / 44_100
+        tone = 0.2 * np.sin(2 * np.pi * (220 + 110 * index) * time) + 0.01 * rng.standard_normal(len(time))
+        soundfile.write(folder / f"{index}.wav", tone, 44_100)
+        rows.append({"file_name": f"{index}.wav", "artist": "Somebody", "genre": "Folk", "split": split})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (root / "words.txt").write_text("la la la\nlo lo lo\n")
+    soundfile.write(root / "hum.wav", 0.1 * rng.standard_normal(44_100), 44_100)
+    for name in MODELS:
+        write_model(root / name)
+    return root
+
+
+def in_order() -> list[Path]:
+    """The pages, first the one that makes the data and models which the others use."""
+    return sorted(PAGES, key=lambda page: page.stem != "train")
+
+
+@pytest.mark.parametrize("page", in_order(), ids=lambda page: page.stem)
+def test_commands_run(page, world, monkeypatch):
+    monkeypatch.chdir(world)
+    for words in commands(page):
+        while "=" in words[0]:  # a variable: tests have their devices already
+            words = words[1:]
+        name, *arguments = words
+        if name == "make":
+            assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
+        elif name == "pip":
+            check_install(arguments)
+        elif name == "python":
+            assert importlib.util.find_spec(arguments[arguments.index("-m") + 1]) is not None, words
+        else:
+            assert name.endswith("jukebox-jax"), words
+            run(arguments)
+
+
+def run(arguments: list[str]) -> None:
+    """A command of ours, shortened. What needs more than this machine is parsed only."""
+    verb = arguments[0]
+    if verb == "demo" or any(missing(argument) for argument in arguments):
+        build_parser().parse_args(split_overrides(arguments)[0])
+        return
+    more = SHORTER.get(verb, [])
+    if "--upsample" in arguments:
+        more = []
+    elif verb == "sample" and not {"--prompt", "--continue"}.isdisjoint(arguments):
+        more = ["--seconds", "1.5"]
+    assert main([*arguments, *more]) == 0, arguments
+
+
+def missing(argument: str) -> bool:
+    """Whether an argument is one of the released files, which nobody may ship."""
+    return argument.endswith(".pth.tar")
+
+
+def check_install(arguments: list[str]) -> None:
+    """Named extras are there."""
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for extras in re.findall(r"\.\[([\w,]+)\]", " ".join(arguments)):
+        assert all(f'"{extra}": [' in setup for extra in extras.split(",")), arguments
+
+
+@pytest.mark.parametrize("page", in_order(), ids=lambda page: page.stem)
+def test_python_runs(page, world, monkeypatch):
+    monkeypatch.chdir(world)
+    sound = np.zeros(8000, np.float32)
+    names = {"text": "la la", "play": lambda *_: None, "audio": sound, "a": sound, "b": sound}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_is_pointed_at_exists(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (page.parent / target).exists(), target
+    for file, name in re.findall(r"`([\w/]+\.py)(?::\s+(\w+))?`", text):
+        paths = [path for path in (ROOT / "jukebox_jax" / file, ROOT / file) if path.exists()]
+        assert paths, file
+        if name:
+            tree = ast.parse(paths[0].read_text(encoding="utf-8"))
+            assert name in {getattr(node, "name", None) for node in ast.walk(tree)}, f"{file}: {name}"
+    for folder in re.findall(r"`((?:experiments|tests|configs|docs|jukebox_jax)/[\w/.]*)`", text):
+        assert (ROOT / folder).exists(), folder
+    for module in re.findall(r"python -m (experiments\.\w+)", text):
+        assert importlib.util.find_spec(module) is not None, module
+
+
+def test_every_verb_is_shown_somewhere():
+    shown = {words[1] for page in PAGES for words in commands(page) if words[0].endswith("jukebox-jax")}
+    assert {verb_name(verb) for verb in VERBS} - shown == set()
