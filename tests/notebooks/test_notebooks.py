@@ -38,7 +38,9 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs a notebook in a folder; returns all that it showed."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebook = short(name)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
     return "\n".join(str(output) for cell in notebook.cells for output in cell.get("outputs", ()))
 
 
