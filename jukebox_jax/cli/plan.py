@@ -157,9 +157,10 @@ def _rows_on(topology: Topology, question: Question, args: argparse.Namespace) -
     from jukebox_jax.errors import UserError
     from jukebox_jax.parallel.topology import require_compiler
     from jukebox_jax.planning.compiled import compiled
-    from jukebox_jax.planning.plan import best_of_each, rows, with_compiled
+    from jukebox_jax.planning.plan import best_of_each, count, rows, with_compiled
 
-    found = list(tqdm(rows(question, topology), desc=f"model {topology.name}", disable=args.quiet, leave=False))
+    bar = {"desc": f"model {topology.name}", "unit": "row", "total": count(question, topology)}
+    found = list(tqdm(rows(question, topology), **bar, disable=args.quiet, leave=False))
     if args.mesh == "best":
         found = best_of_each(found, lambda row: (row.combination.strategy, row.combination.remat))
     if args.compile == "none" or args.step != "train" or topology.chip.switched:

@@ -132,23 +132,36 @@ def rows(question: Question, topology: Topology) -> Iterator[Row]:
     Raises:
       UserError: an unknown strategy.
     """
-    run = question.run
     if question.step != "train":
         yield from _serving_rows(question, topology)
         return
-    remats: Sequence[Remat | None] = (None,)
-    if not isinstance(run, CodecRun):
-        remats = question.remats or (run.model.remat,)
     for strategy in question.strategies:
         try:
             meshes = list(meshes_of(strategy, topology.chips, topology.slices, question.meshes))
         except UserError as error:
-            empty = Combination(strategy, (1, 1, 1, 1), question.batch_size or run.train.batch_size)
+            empty = Combination(strategy, (1, 1, 1, 1), question.batch_size or question.run.train.batch_size)
             yield _none(question, topology, empty, str(error))
             continue
         for mesh in meshes:
-            for remat in remats:
+            for remat in _remats(question):
                 yield _fitting(question, topology, strategy, mesh, remat)
+
+
+def count(question: Question, topology: Topology) -> int:
+    """How many rows a question has at most: those that progress is measured by."""
+    meshes = 0
+    for strategy in question.strategies:
+        try:
+            meshes += len(list(meshes_of(strategy, topology.chips, topology.slices, question.meshes)))
+        except UserError:
+            meshes += 1
+    return meshes * (len(_remats(question)) if question.step == "train" else 1)
+
+
+def _remats(question: Question) -> Sequence[Remat | None]:
+    if isinstance(question.run, CodecRun):
+        return (None,)
+    return question.remats or (question.run.model.remat,)
 
 
 def _fitting(question: Question, topology: Topology, strategy: str, mesh: Mesh, remat: Remat | None) -> Row:

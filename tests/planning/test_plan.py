@@ -18,7 +18,7 @@ from jukebox_jax.parallel.mesh import AXES
 from jukebox_jax.parallel.topology import parse_topology
 from jukebox_jax.planning.costs import train_costs
 from jukebox_jax.planning.layouts import Combination, accumulations, meshes_of
-from jukebox_jax.planning.plan import Question, modelled, recommended, rows
+from jukebox_jax.planning.plan import Question, count, modelled, recommended, rows
 from jukebox_jax.planning.traffic import activation_messages
 from jukebox_jax.training.config import TrainConfig
 from jukebox_jax.training.run import PriorRun
@@ -248,3 +248,9 @@ def test_what_the_compiler_finds_not_to_fit_is_not_recommended_and_the_next_is_c
     assert second.combination.strategy != first.combination.strategy
     assert next_to_compile(found, {first.combination}, every=False) is None  # it fits: done
     assert next_to_compile(found, {first.combination}, every=True) is not None
+
+
+def test_rows_are_counted_for_the_progress_bar():
+    question = Question("tiny", RUN, ("dp", "fsdp", "single"), remats=("block", "dots"), meshes="all")
+    topology = parse_topology("v5e:2x2")
+    assert len(list(rows(question, topology))) == count(question, topology)
