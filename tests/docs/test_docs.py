@@ -76,7 +76,7 @@ def world(tmp_path_factory) -> Path:
 
 
 def write_large_model(folder: Path, lyrics: Lyrics | None) -> None:
-    """A cascade as narrow as others of the tests, but with the layers that pages name and songs as long as released ones."""
+    """As narrow as other cascades of the tests, but with the layers that pages name, and songs as long as anybody's."""
     write_model(folder, levels=())  # the codec
     for level in range(3):
         config = lyric_config(lyrics) if lyrics is not None and level == 2 else prior_config(level)
