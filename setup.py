@@ -22,7 +22,7 @@ setup(
     package_data={
         "jukebox_jax": [
             *("corpus/demo_data/*", "toy/**/*", "toy/**/.*"),
-            *("export/*.html", "export/*.css", "export/*.js", "parallel/*.toml"),
+            *("export/*.html", "export/*.css", "export/*.js", "export/*.json", "parallel/*.toml"),
         ]
     },
     entry_points={"console_scripts": ["jukebox-jax = jukebox_jax.cli.main:main"]},

@@ -35,7 +35,11 @@ from jukebox_jax.embedding.clips import (
     mono_clips,
 )
 from jukebox_jax.errors import UserError
+from jukebox_jax.export.curves import training_curves
+from jukebox_jax.export.page import write_page
+from jukebox_jax.export.songs import song_sample, songs_page
 from jukebox_jax.files import atomic_file
+from jukebox_jax.labels.timed import TimedWord
 from jukebox_jax.sampling.cascade import Finished
 from jukebox_jax.sampling.devices import divided
 from jukebox_jax.sampling.memory import LevelPlan
@@ -255,6 +259,31 @@ class Model:
         named = [Clip(*each) for each in zip(clips, *told, strict=True)]
         embeddings = list(embed_clips(self.codec, prior, settings, named))
         return embeddings if several else embeddings[0]
+
+    def page(
+        self,
+        songs: Song | Sequence[Song],
+        path: os.PathLike | str,
+        *,
+        titles: Sequence[str] | None = None,
+        words: Sequence[Sequence[TimedWord]] | None = None,
+        runs: os.PathLike | str | None = None,
+    ) -> None:
+        """Writes songs as one HTML file to listen to: all levels, spectrograms, how they were made.
+
+        Args:
+          titles: of the songs; by default their numbers.
+          words: of each song, when its lyrics are sung.
+          runs: folder of the runs that trained this model, for their loss curves.
+        """
+        songs = [songs] if isinstance(songs, Song) else songs
+        codes, rate = self.codec.config.codes, self.codec.config.sample_rate
+        samples = [
+            song_sample(song.levels, song.tokens, codes, song.provenance, *more)
+            for song, *more in zip(songs, words or [()] * len(songs), titles or [None] * len(songs), strict=True)
+        ]
+        curves = [] if runs is None else training_curves(runs, self.codec.config.levels)
+        write_page(path, songs_page(samples, rate, curves))
 
     def load_tokens(self, path: os.PathLike | str) -> tuple[Int[np.ndarray, " _"], ...]:
         """Reads the tokens that `Song.save_tokens` wrote, level 0 first.

@@ -33,8 +33,9 @@ from jukebox_jax.evaluation.prior import (
     unigram_bits,
     with_other_artist,
 )
+from jukebox_jax.export.curves import training_curves
 from jukebox_jax.export.page import KeyFigure, PageContent, Piece, Sample, write_page
-from jukebox_jax.export.plots import CodebookUsage, LossCurve
+from jukebox_jax.export.plots import CodebookUsage
 from jukebox_jax.files import folder_lock
 from jukebox_jax.pipeline.dataset import Dataset, RecordReader, open_dataset
 from jukebox_jax.recipe import CODES, LEVELS, Effort, codec_run, prior_run
@@ -42,7 +43,6 @@ from jukebox_jax.sampling.cascade import sample_level
 from jukebox_jax.sampling.drawing import SamplingConfig
 from jukebox_jax.sampling.requests import Request
 from jukebox_jax.training.run import prior_stream, train_run
-from jukebox_jax.training.telemetry import read_metrics
 
 #: Where small codecs are weak: far below the loudest partials, and nearly inaudible to the loss.
 HIGH_BAND_HZ = (4000.0, 10_000.0)
@@ -258,14 +258,6 @@ def page_content(
     tokens: Dataset,
 ) -> PageContent:
     """All that the listening page shows."""
-    curves = []
-    for name in (CODEC_FOLDER, *(level_folder(level) for level in reversed(LEVELS))):
-        key, unit = ("loss", "loss") if name == CODEC_FOLDER else ("bits_per_token", "bits per token")
-        rows = read_metrics(runs / name)
-        train, held_out = (
-            [(int(row["step"]), float(row[k])) for row in rows if row.get(k) is not None] for k in (key, f"eval_{key}")
-        )
-        curves.append(LossCurve(name, unit, train, held_out))
     return PageContent(
         title="Jukebox demo: trained from nothing in minutes",
         sample_rate=model.codec.config.sample_rate,
@@ -290,7 +282,7 @@ def page_content(
             )
             for artist, genre, song in songs
         ],
-        curves=curves,
+        curves=training_curves(runs, len(LEVELS), bands=True),
         codebooks=[CodebookUsage(level, code_counts(tokens, level, model.codec.config.codes)) for level in LEVELS],
         figures=[KeyFigure(name, text, note) for name, text, note in rows_of(report)],
     )

@@ -129,6 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preview", action="store_true", help="also write what there is, as soon as it can be heard, to OUT/preview"
     )
 
+    parser.add_argument("--no-page", action="store_true", help="write no OUT/index.html to listen to the songs")
     parser.add_argument("--strict-labels", action="store_true", help="refuse names that the model does not know")
     parser.add_argument(
         "--original-overrun",
@@ -171,6 +172,9 @@ def run(args: argparse.Namespace) -> None:
             song.save(path)
             song.save_tokens(path.with_suffix(".tokens.npz"))
             print(path)
+        if not args.no_page:
+            model.page(songs, args.out / "index.html")
+            print(f"Open {args.out / 'index.html'} to listen.", file=sys.stderr)
 
 
 def print_plan(plans: Sequence[LevelPlan]) -> None:

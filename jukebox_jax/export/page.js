@@ -1,85 +1,160 @@
 "use strict";
-// A deck is a card with several versions of the same seconds of music. Its position is one number for all of them.
+// A deck is a card with several versions of the same seconds of music. All of them run together, and all but the chosen
+// one are silent, so that a switch is a crossfade of a few milliseconds and never a gap.
 document.documentElement.classList.add("js");
-const audios = Array.from(document.querySelectorAll("audio"));
-const decks = Array.from(document.querySelectorAll(".deck"), makeDeck);
-let active = decks[0];
+const FADE_SECONDS = 0.006;
+const LEAD_SECONDS = 0.03; // between a click and its sound: all sources must be ready by then
+let context = null; // made with the first sound: browsers allow none before somebody acts
+let active = null;
 
 function clock(whole) {
   return Math.floor(whole / 60) + ":" + String(whole % 60).padStart(2, "0");
 }
 
+// The sound of an <audio> element. Decoders that do not remove the encoder's delay leave more samples than there were.
+async function decoded(audio, seconds) {
+  const text = atob(audio.src.slice(audio.src.indexOf(",") + 1));
+  const bytes = Uint8Array.from(text, letter => letter.charCodeAt(0));
+  const buffer = await context.decodeAudioData(bytes.buffer);
+  const late = Number(audio.dataset.delay) || 0;
+  return { buffer, lead: buffer.duration > seconds + late / 2 ? late : 0 };
+}
+
 function makeDeck(root) {
   const seconds = Number(root.dataset.seconds);
-  const players = Array.from(root.querySelectorAll("audio"));
+  const audios = Array.from(root.querySelectorAll("audio"));
   const views = Array.from(root.querySelectorAll(".version"));
   const buttons = Array.from(root.querySelectorAll(".versions button"));
   const heads = Array.from(root.querySelectorAll(".playhead"));
+  const words = Array.from(root.querySelectorAll(".word"));
   const play = root.querySelector(".play");
   const slider = root.querySelector("input");
   const output = root.querySelector(".clock");
+  const total = clock(Math.round(seconds));
   let chosen = Math.max(0, buttons.findIndex(button => button.getAttribute("aria-pressed") === "true"));
   let position = 0;
-  const total = clock(Math.round(seconds));
+  let sounds = null; // of all versions, decoded once
+  let running = null; // { started, from, sources, gains } while it plays
+  let wanted = false; // it should play, also while it is still being decoded
 
-  const playing = () => !players[chosen].paused;
+  const now = () => running ? Math.max(running.from, running.from + context.currentTime - running.started) : position;
 
   function draw() {
-    root.classList.toggle("playing", playing());
-    play.setAttribute("aria-label", playing() ? "Pause" : "Play");
+    root.classList.toggle("playing", wanted);
+    play.setAttribute("aria-label", wanted ? "Pause" : "Play");
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === chosen)));
     views.forEach((view, i) => view.classList.toggle("chosen", i === chosen));
     heads.forEach(head => { head.style.left = 100 * position / seconds + "%"; });
     slider.value = position;
-    const now = clock(Math.floor(position));
-    slider.setAttribute("aria-valuetext", now + " of " + total);
-    output.textContent = now + " / " + total;
+    const at = clock(Math.floor(position));
+    slider.setAttribute("aria-valuetext", at + " of " + total);
+    output.textContent = at + " / " + total;
+    words.forEach(word => {
+      const sung = position >= Number(word.dataset.start) && position < Number(word.dataset.end);
+      if (sung && !word.classList.contains("sung")) reveal(word);
+      word.classList.toggle("sung", sung);
+    });
+  }
+
+  // Scrolls the lyrics alone, never the page.
+  function reveal(word) {
+    const box = word.closest(".lyrics");
+    const from = box.getBoundingClientRect(), to = word.getBoundingClientRect();
+    if (to.top < from.top || to.bottom > from.bottom) box.scrollTop += to.top - from.top - from.height / 2;
   }
 
   function follow() {
-    if (!playing()) return;
-    position = Math.min(players[chosen].currentTime, seconds);
+    if (!running) return;
+    position = Math.min(now(), seconds);
+    if (position >= seconds) {
+      stop();
+      position = 0;
+      draw();
+      return;
+    }
     draw();
     requestAnimationFrame(follow);
   }
 
-  function start() {
-    players[chosen].currentTime = position;
-    players[chosen].play().catch(problem => {
-      if (problem.name === "AbortError") return; // A pause that came before the first sound.
-      const warning = document.createElement("p");
-      warning.className = "warning";
-      warning.textContent = "This browser cannot play the audio: " + problem.message;
-      root.append(warning);
+  function stop() {
+    wanted = false;
+    if (!running) return;
+    const ended = running, at = context.currentTime;
+    running = null;
+    // Faded, since a waveform that is cut clicks.
+    ended.gains.forEach(gain => { gain.gain.cancelScheduledValues(at); gain.gain.setTargetAtTime(0, at, FADE_SECONDS / 3); });
+    ended.sources.forEach(source => source.stop(at + 4 * FADE_SECONDS));
+  }
+
+  async function start() {
+    wanted = true;
+    decks.forEach(deck => { if (deck !== self) deck.pause(); });
+    draw();
+    try {
+      context = context || new AudioContext();
+      if (context.state !== "running") await context.resume();
+      sounds = sounds || await Promise.all(audios.map(audio => decoded(audio, seconds)));
+    } catch (problem) {
+      wanted = false;
+      draw();
+      warn("This browser cannot play the audio: " + problem.message);
+      return;
+    }
+    if (!wanted || running) return; // somebody has thought better of it meanwhile
+    const started = context.currentTime + LEAD_SECONDS;
+    const gains = sounds.map((sound, i) => new GainNode(context, { gain: i === chosen ? 1 : 0 }));
+    const sources = sounds.map((sound, i) => {
+      const source = new AudioBufferSourceNode(context, { buffer: sound.buffer });
+      source.connect(gains[i]).connect(context.destination);
+      source.start(started, sound.lead + position);
+      return source;
     });
+    running = { started, from: position, sources, gains };
+    requestAnimationFrame(follow);
+  }
+
+  function pause() {
+    position = Math.min(now(), seconds);
+    stop();
+    draw();
+  }
+
+  function warn(text) {
+    const line = document.createElement("p");
+    line.className = "warning";
+    line.setAttribute("role", "alert");
+    line.textContent = text;
+    root.append(line);
   }
 
   function seek(time) {
-    position = Math.min(Math.max(time, 0), seconds);
-    players[chosen].currentTime = position;
+    const resume = wanted;
+    stop();
+    position = Math.min(Math.max(time, 0), seconds - 0.001);
     draw();
+    if (resume) start();
   }
 
   function choose(index) {
-    if (index < 0 || index === chosen) return;
-    const resume = playing();
-    if (resume) position = players[chosen].currentTime;
-    players[chosen].pause();
+    if (index < 0 || index >= buttons.length || index === chosen) return;
+    if (running) {
+      const at = context.currentTime;
+      for (const [gain, to] of [[running.gains[chosen].gain, 0], [running.gains[index].gain, 1]]) {
+        gain.cancelScheduledValues(at);
+        gain.setValueAtTime(1 - to, at);
+        gain.linearRampToValueAtTime(to, at + FADE_SECONDS);
+      }
+    }
     chosen = index;
-    if (resume) start();
     draw();
   }
 
-  const toggle = () => { if (playing()) players[chosen].pause(); else start(); };
+  const toggle = () => { if (wanted) pause(); else start(); };
 
-  players.forEach((player, i) => {
-    player.controls = false;
-    player.addEventListener("play", () => requestAnimationFrame(follow));
-    player.addEventListener("pause", draw);
-    player.addEventListener("ended", () => { if (i === chosen) { position = 0; draw(); } });
-  });
+  audios.forEach(audio => { audio.controls = false; });
   play.addEventListener("click", toggle);
   buttons.forEach((button, i) => button.addEventListener("click", () => choose(i)));
+  words.forEach(word => word.addEventListener("click", () => seek(Number(word.dataset.start))));
   views.forEach((view, i) => {
     const picture = view.querySelector(".picture");
     picture.addEventListener("click", event => {
@@ -93,22 +168,40 @@ function makeDeck(root) {
     const way = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
     if (!way) return;
     event.preventDefault(); // The slider's own step is a hundredth of a second, for the mouse.
-    seek(position + way);
+    event.stopPropagation();
+    seek(now() + way);
   });
 
-  const deck = { toggle, chooseKey: key => choose(buttons.findIndex(button => button.dataset.key === key)) };
-  for (const kind of ["pointerdown", "focusin"]) root.addEventListener(kind, () => { active = deck; });
+  const self = {
+    root, play, toggle, pause, choose,
+    chooseKey: key => choose(buttons.findIndex(button => button.dataset.key === key)),
+    move: way => seek(now() + way),
+    started: () => running && running.started - running.from, // when its beginning would have sounded
+  };
+  for (const kind of ["pointerdown", "focusin"]) root.addEventListener(kind, () => { active = self; });
   draw();
-  return deck;
+  return self;
 }
 
-// One sound at a time, on the whole page.
-document.addEventListener("play", event => {
-  for (const audio of audios) if (audio !== event.target) audio.pause();
-}, true);
+const decks = Array.from(document.querySelectorAll(".deck"), makeDeck);
+active = decks[0];
+
+function go(way) {
+  const next = decks[decks.indexOf(active) + way];
+  if (!next) return;
+  active = next;
+  next.play.focus({ preventScroll: true });
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  next.root.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
+}
 
 document.addEventListener("keydown", event => {
   if (!active || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "p" || event.key === "P") active.toggle();
-  else active.chooseKey(event.key.toLowerCase());
+  const key = event.key.toLowerCase();
+  if (key === "p") active.toggle();
+  else if (key === "n") go(1);
+  else if (key === "b") go(-1);
+  else if (key === "arrowleft" || key === "arrowright") active.move(key === "arrowleft" ? -1 : 1);
+  else return active.chooseKey(key);
+  event.preventDefault();
 });

@@ -9,7 +9,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from string import Template
 
@@ -20,6 +20,7 @@ import jukebox_jax
 from jukebox_jax.export import plots
 from jukebox_jax.export.plots import CodebookUsage, LossCurve, Number
 from jukebox_jax.files import atomic_file
+from jukebox_jax.labels.timed import TimedWord
 
 EXPLANATION = (
     (
@@ -40,6 +41,9 @@ EXPLANATION = (
 # between two versions must land on the same instant. The encoder's delay and its gain (0.95, for headroom) are the
 # same for every version, and its header lets players remove the delay. 96 kbit/s mono keeps the band up to 19 kHz.
 _MP3_KBITS = 96
+# What an MP3 begins with that nobody played: the encoder's 576 samples and a decoder's 529. Decoders that read the
+# encoder's header leave them out; the page's script takes them away where one did not.
+_MP3_DELAY_SAMPLES = 576 + 529
 _KBITS_RANGE = (320, 32)  # What soundfile's compression_level 0 and 1 mean for MPEG-1 layer III.
 
 
@@ -58,7 +62,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sampled piece. `levels[l]` is the audio decoded from the tokens of level l (at least one), mono in [-1, 1]."""
+    """A sampled piece.
+
+    Attributes:
+      levels: by level (at least one) the audio decoded from its tokens, mono in [-1, 1].
+      lyrics: as they were given; shown where there are no `words`.
+      words: when they are sung, in order: they light up as the music plays.
+      codebooks: how often each code occurs in it.
+      origin: how it was made, by name.
+      title: None: "Sample" and its number.
+    """
 
     artist: str
     genre: str
@@ -67,6 +80,10 @@ class Sample:
     levels: Mapping[int, Float[np.ndarray, " t"]]
     lyrics: str = ""
     note: str = ""
+    words: Sequence[TimedWord] = ()
+    codebooks: Sequence[CodebookUsage] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
+    title: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +150,8 @@ def write_page(
         ),
         _section(
             "Training",
-            "Values of the training batches (faint; the bold line is their running mean) and of held-out music (dots).",
+            "Values of the training batches (faint; the bold line is their running mean) and of held-out music (dots). "
+            "A grey band is where runs that went well have been.",
             '<div class="charts">' + "".join(map(_curve_html, content.curves)) + "</div>",
             shown=bool(content.curves),
         ),
@@ -185,11 +203,44 @@ def _sample_html(number: int, sample: Sample, sample_rate: int, most_seconds: Nu
     stage = {level: f"upsampler {level}" for level, _ in levels[1:]} | {levels[0][0]: "top prior"}
     versions = [_Version(str(level), f"Level {level}", audio, stage[level]) for level, audio in levels]
     facts = [sample.artist, sample.genre, f"seed {sample.seed}", f"temperature {sample.temperature:g}", sample.note]
-    lyrics = f'<p class="lyrics" dir="auto">{_text(sample.lyrics.strip())}</p>' if sample.lyrics.strip() else ""
+    extra = _words_html(sample.words) if sample.words else _lyrics_html(sample.lyrics)
     # The finished sample, its finest level, is the one that plays first.
     return _deck_html(
-        f"Sample {number}", facts, versions, sample_rate, most_seconds, len(versions) - 1, columns=3, extra=lyrics
+        sample.title or f"Sample {number}",
+        facts,
+        versions,
+        sample_rate,
+        most_seconds,
+        len(versions) - 1,
+        columns=3,
+        extra=extra,
+        more=_details_html(sample),
     )
+
+
+def _lyrics_html(lyrics: str) -> str:
+    return f'<p class="lyrics" dir="auto">{_text(lyrics.strip())}</p>' if lyrics.strip() else ""
+
+
+def _words_html(words: Sequence[TimedWord]) -> str:
+    """Words that light up as they are sung, and can be jumped to."""
+    parts = []
+    for before, word in zip([None, *words], words, strict=False):
+        if before is not None:
+            parts.append(" " if before.line == word.line else "\n")
+        parts.append(
+            f'<button type="button" class="word" data-start="{word.start:.3f}" data-end="{word.end:.3f}">'
+            f"{_text(word.text)}</button>"
+        )
+    return f'<p class="lyrics" dir="auto">{"".join(parts)}</p>'
+
+
+def _details_html(sample: Sample) -> str:
+    """What only some want to know: how it was made, and which codes it uses."""
+    rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in sample.origin.items())
+    charts = "".join(map(_codebook_html, sample.codebooks))
+    parts = (f"<dl>{rows}</dl>" if rows else "") + (f'<div class="charts small">{charts}</div>' if charts else "")
+    return f"<details><summary>How it was made</summary>{parts}</details>" if parts else ""
 
 
 def _deck_html(
@@ -201,6 +252,7 @@ def _deck_html(
     chosen: int,
     columns: int = 2,
     extra: str = "",
+    more: str = "",
 ) -> str:
     """A card with several versions of the same seconds of music and one play position for all of them."""
     most_samples = round(most_seconds * sample_rate)
@@ -232,7 +284,7 @@ def _deck_html(
         f'<div class="versions" role="group" aria-label="Version">{"".join(buttons)}</div>'
         f'<input type="range" min="0" max="{seconds:.3f}" step="0.01" value="0" aria-label="Position">'
         f'<output class="clock">0:00 / {round(seconds) // 60}:{round(seconds) % 60:02d}</output></div>'
-        f'<div class="views columns-{columns}">{"".join(views)}</div></article>'
+        f'<div class="views columns-{columns}">{"".join(views)}</div>{more}</article>'
     )
 
 
@@ -248,7 +300,8 @@ def _version_html(title: str, version: _Version, audio: Float[np.ndarray, " t"],
         f'<div class="hertz" aria-hidden="true">{"".join(_tick("bottom", *tick) for tick in frequency)}</div>'
         f'<div class="picture"><img src="{picture}" alt="Spectrogram: {_text(name)}"><i class="playhead"></i></div>'
         f'<div class="seconds" aria-hidden="true">{"".join(_tick("left", *tick) for tick in time)}</div></div>'
-        f'<audio controls preload="metadata" aria-label="{_text(name)}" '
+        f'<audio controls preload="none" aria-label="{_text(name)}" '
+        f'data-delay="{_MP3_DELAY_SAMPLES / sample_rate:.5f}" '
         f'src="{_data_uri("audio/mpeg", _mp3(audio, sample_rate))}"></audio></figure>'
     )
 

@@ -27,14 +27,20 @@ Number = int | float
 Tick = tuple[float, str]  # (position as a fraction of the axis, label)
 
 
+#: (step, lowest, highest) value that is normal there.
+Band = Sequence[tuple[int, Number, Number]]
+
+
 @dataclass(frozen=True)
 class LossCurve:
-    """Values of one model against training steps; points that are not finite are left out of the drawing."""
+    """Values of one model against training steps; points that are not finite are left out of the drawing. Behind them,
+    a `band` of what is normal."""
 
     model: str
     unit: str
     train: Sequence[tuple[int, Number]]
     held_out: Sequence[tuple[int, Number]] = ()
+    band: Band = ()
 
 
 @dataclass(frozen=True)
@@ -141,17 +147,22 @@ def loss_curve_svg(curve: LossCurve) -> str:
     points = train + held_out
     if not points:
         return _svg(label, _text(_WIDTH / 2, _HEIGHT / 2, "no finite values recorded", "middle"))
-    values = [value for _, value in points]
+    last = max(1, *(step for step, _ in points))
+    band = [(step, float(low), float(high)) for step, low, high in curve.band if step <= last]
+    values = [value for _, value in points] + [value for _, *ends in band for value in ends]
     logarithmic = min(values) > 0 and max(values) / min(values) > 8
     y_ticks = _log_values(min(values), max(values)) if logarithmic else _round_values(min(values), max(values), 5)
     scale = math.log if logarithmic else float
-    last = max(1, *(step for step, _ in points))
     x_ticks = [value for value in _round_values(0, last, 5) if value <= last]
     x = _axis(0, last, _LEFT, _RIGHT)
     y = _axis(scale(min(y_ticks[0], *values)), scale(max(y_ticks[-1], *values)), _BOTTOM, _TOP)
 
     drawn = [_frame([(x(v), _short(v)) for v in x_ticks], [(y(scale(v)), _short(v)) for v in y_ticks], "step")]
     drawn.append(_text(_LEFT, 12, curve.unit + (" (logarithmic)" if logarithmic else ""), "start"))
+    if band:
+        edge = [(step, low) for step, low, _ in band] + [(step, high) for step, _, high in reversed(band)]
+        path = " ".join(f"{x(step):.1f},{y(scale(value)):.1f}" for step, value in edge)
+        drawn.append(f'<polygon points="{path}" style="fill:currentColor;opacity:.16"/>')
     if train:
         faint = [(x(step), y(scale(value))) for step, value in _thinned(train, 500)]
         drawn.append(_line(faint, "stroke:var(--accent,#b4482e);stroke-width:1;opacity:.35"))
@@ -163,6 +174,38 @@ def loss_curve_svg(curve: LossCurve) -> str:
         style = "fill:var(--paper,#fff);stroke:var(--second,#2d6f8f);stroke-width:2"
         drawn += [f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="3.5" style="{style}"/>' for cx, cy in dots]
     return _svg(label, "".join(drawn))
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values over time, in seconds, as of a song's tokens."""
+
+    name: str
+    unit: str
+    seconds: Sequence[Number]
+    values: Sequence[Number]
+
+
+def series_svg(series: Series) -> str:
+    """Values over time: every one faint (thinned), their running mean bold."""
+    points = [(float(t), float(v)) for t, v in zip(series.seconds, series.values, strict=True) if math.isfinite(v)]
+    label = f"{series.name}: {series.unit} over time"
+    if not points:
+        return _svg(label, _text(_WIDTH / 2, _HEIGHT / 2, "no finite values recorded", "middle"))
+    values = [value for _, value in points]
+    x_ticks = [value for value in _round_values(0, points[-1][0], 5) if value <= points[-1][0]]
+    y_ticks = _round_values(min(values), max(values), 5)
+    x = _axis(0, points[-1][0] or 1, _LEFT, _RIGHT)
+    y = _axis(min(y_ticks[0], *values), max(y_ticks[-1], *values), _BOTTOM, _TOP)
+    numbered = [(index, value) for index, (_, value) in enumerate(points)]
+    faint, bold = _thinned(numbered, 500), _thinned(_running_mean(numbered), 250)
+    return _svg(
+        label,
+        _frame([(x(v), _short(v)) for v in x_ticks], [(y(v), _short(v)) for v in y_ticks], "seconds")
+        + _text(_LEFT, 12, series.unit, "start")
+        + _line([(x(points[i][0]), y(v)) for i, v in faint], "stroke:var(--accent,#b4482e);stroke-width:1;opacity:.3")
+        + _line([(x(points[i][0]), y(v)) for i, v in bold], "stroke:var(--accent,#b4482e);stroke-width:2"),
+    )
 
 
 def codebook_usage_svg(usage: CodebookUsage) -> str:

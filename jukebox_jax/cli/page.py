@@ -1,0 +1,87 @@
+"""`jukebox-jax page`: one HTML file to listen to sampled songs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jukebox_jax.cli import arguments
+from jukebox_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from jukebox_jax.api import Model, Song
+
+DESCRIPTION = """Write a page on which sampled songs can be heard, level by level.
+
+FOLDERs are those that `jukebox-jax sample` wrote; songs of several stand on one page. Sound, spectrograms and how each
+song was made are all in the one file, which needs no network."""
+EXAMPLE = "  jukebox-jax page songs longer --demo --out compared.html"
+IF_INTERRUPTED = "Run the same command again."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folders", metavar="FOLDER", nargs="+", type=arguments.local_path, help="with songs and their tokens"
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--demo", action="store_true", help="the songs are by the model that ships with the package")
+    which.add_argument("--model", metavar="FOLDER", type=arguments.local_path, help="the model that made them")
+    parser.add_argument(
+        "--out", metavar="FILE.html", type=arguments.local_path, help="where to write (the first FOLDER's index.html)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def run(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from jukebox_jax import api
+    from jukebox_jax.files import check_targets
+
+    out = args.out or args.folders[0] / "index.html"
+    paths = [path for folder in args.folders for path in songs_in(folder)]
+    check_targets(out)
+    model = api.load(None if args.demo else args.model)
+    songs = [read_song(model, path) for path in tqdm(paths, desc="decode", unit="song", disable=args.quiet)]
+    titles = [f"{path.parent.name}/{path.name.removesuffix('.tokens.npz')}" for path in paths]
+    model.page(songs, out, titles=titles, runs=args.model)
+    print(out)
+
+
+def songs_in(folder: Path) -> list[Path]:
+    """The tokens files of a folder, in the order of their names.
+
+    Raises:
+      UserError: there are none.
+    """
+    paths = sorted(folder.glob("*.tokens.npz"))
+    if not paths:
+        raise UserError(f"{folder} holds no songs (*.tokens.npz): name a folder that `jukebox-jax sample` wrote.")
+    return paths
+
+
+def read_song(model: Model, path: Path) -> Song:
+    """A song from its tokens, with the provenance beside it, if it is there.
+
+    Raises:
+      UserError: the tokens are damaged, or another codec's.
+    """
+    from jukebox_jax.api import Song
+
+    tokens = model.load_tokens(path)
+    beside = path.with_name(path.name.replace(".tokens.npz", ".wav.json"))
+    return Song(tokens, model.decode(tokens), model.codec.config.sample_rate, _provenance(beside))
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        print(f"{path} is damaged, and left out.", file=sys.stderr)
+        return {}
+    return found

@@ -1,0 +1,41 @@
+"""Loss curves of a cascade's training runs, with what they looked like in runs that went well."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+
+from jukebox_jax.checkpoint.models import CODEC_FOLDER, level_folder
+from jukebox_jax.export.plots import Band, LossCurve
+from jukebox_jax.training.telemetry import METRICS_FILE, read_metrics
+
+#: Which metric of a run is its loss, with its unit.
+CODEC_LOSS, PRIOR_LOSS = ("loss", "loss"), ("bits_per_token", "bits per token")
+
+
+def training_curves(runs: os.PathLike | str, levels: int = 3, bands: bool = False) -> list[LossCurve]:
+    """The curves of the codec and of the priors, top first, of those that have metrics.
+
+    Args:
+      bands: draw what is normal behind them; that is known of the demo's models only.
+    """
+    curves, normal = [], normal_bands() if bands else {}
+    for name in (CODEC_FOLDER, *(level_folder(level) for level in reversed(range(levels)))):
+        folder = Path(runs) / name
+        if not (folder / METRICS_FILE).exists():
+            continue
+        key, unit = CODEC_LOSS if name == CODEC_FOLDER else PRIOR_LOSS
+        rows = read_metrics(folder)
+        train, held_out = (
+            [(int(row["step"]), float(row[k])) for row in rows if row.get(k) is not None] for k in (key, f"eval_{key}")
+        )
+        curves.append(LossCurve(name, unit, train, held_out, normal.get(name, ())))
+    return curves
+
+
+def normal_bands() -> dict[str, Band]:
+    """Of each of the demo's models (step, lowest, highest) training loss, recorded by `experiments.normal_curves`."""
+    text = resources.files("jukebox_jax.export").joinpath("normal.json").read_text(encoding="utf-8")
+    return {name: tuple((int(step), low, high) for step, low, high in band) for name, band in json.loads(text).items()}

@@ -1,0 +1,78 @@
+"""Sampled songs on a listening page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jukebox_jax.export.page import PageContent, Sample
+from jukebox_jax.export.plots import CodebookUsage, LossCurve
+from jukebox_jax.labels.timed import TimedWord
+
+EXPLANATION = (
+    "Songs that a model made: no recording and no score stands behind them. The top prior composed level 2, and an "
+    "upsampler each added the detail of levels 1 and 0.",
+)
+
+
+def song_sample(
+    levels: Sequence[Float[np.ndarray, " _"]],
+    tokens: Sequence[Int[np.ndarray, " _"]],
+    codes: int,
+    provenance: Mapping[str, Any],
+    words: Sequence[TimedWord] = (),
+    title: str | None = None,
+) -> Sample:
+    """A song as a page shows it. What its provenance lacks is left out.
+
+    Args:
+      levels, tokens: level 0 first.
+      codes: how many there are, of each level.
+    """
+    request, sampling = provenance.get("request", {}), provenance.get("sampling", [{}])
+    notes = [str(provenance[name]) for name in ("precision", "mode") if name in provenance]
+    notes = [note for note in notes if note not in ("float32", "ancestral")]
+    notes += ["approximate"] if provenance.get("approximate") else []
+    return Sample(
+        artist=_shown(request.get("artist", "")),
+        genre=_shown(request.get("genre", "")),
+        seed=int(provenance.get("seed", 0)),
+        temperature=float(sampling[-1].get("temperature", 1.0)),
+        levels=dict(enumerate(levels)),
+        lyrics=str(request.get("lyrics", "")),
+        note=", ".join(
+            [*(str(provenance[name]) for name in notes), *["approximate"] * bool(provenance.get("approximate"))]
+        ),
+        words=words,
+        codebooks=[CodebookUsage(level, np.bincount(own, minlength=codes)) for level, own in enumerate(tokens)],
+        origin=dict(flat(provenance)),
+        title=title,
+    )
+
+
+def songs_page(samples: Sequence[Sample], sample_rate: int, curves: Sequence[LossCurve] = ()) -> PageContent:
+    """The page of some songs."""
+    return PageContent(
+        title="Sampled songs" if len(samples) > 1 else "A sampled song",
+        sample_rate=sample_rate,
+        samples=samples,
+        curves=curves,
+        explanation=EXPLANATION,
+    )
+
+
+def flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as (dotted name, text)."""
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from flat(inner, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", _shown(inner)
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,275 @@
+"""The listening page in a real browser: what sounds, what lights up, what is asked of the network (nothing)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jukebox_jax.export import page
+from jukebox_jax.labels.timed import TimedWord
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api")
+
+RATE = 44_100
+EVIL = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
+#: All that the page sends to the speakers is also kept here, block by block: [start in seconds, samples …].
+TAP = """
+window.heard = [];
+const connect = AudioNode.prototype.connect;
+AudioNode.prototype.connect = function (to, ...more) {
+  if (to === this.context.destination && !this.isTap) {
+    if (!this.context.tap) {
+      const tap = this.context.createScriptProcessor(512, 1, 1);
+      tap.isTap = true;
+      tap.onaudioprocess = event => {
+        window.heard.push([event.playbackTime, Array.from(event.inputBuffer.getChannelData(0))]);
+      };
+      connect.call(tap, this.context.destination);
+      this.context.tap = tap;
+    }
+    connect.call(this, this.context.tap);
+  }
+  return connect.call(this, to, ...more);
+};
+"""
+
+
+def tone(hertz: float, seconds: float) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+#: What is heard of each level: so tests know which one it is.
+HERTZ = {0: 440.0, 1: 880.0, 2: 1760.0}
+
+
+def sample(seconds: float, **more) -> page.Sample:
+    levels = {level: tone(hertz, seconds) for level, hertz in HERTZ.items()}
+    return page.Sample(artist="A", genre="B", seed=1, temperature=0.98, levels=levels, **more)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    words = [TimedWord(f"word{i}", 0.5 * i, 0.5 * i + 0.4, line=i // 2) for i in range(8)]
+    path = tmp_path_factory.mktemp("small") / "index.html"
+    samples = [
+        sample(4.0, words=words, origin={"seed": "1", "lyrics": EVIL}),
+        sample(4.0, lyrics=EVIL, note=EVIL),
+    ]
+    page.write_page(path, page.PageContent(title=f"Songs {EVIL}", sample_rate=RATE, samples=samples))
+    return path
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """Eight samples of 20 seconds at three levels, of noise, which compresses worst."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for seed in range(8):
+        levels = {level: (0.1 * rng.standard_normal(20 * RATE)).astype(np.float32) for level in range(3)}
+        samples.append(page.Sample("A", "B", seed, 0.98, levels))
+    path = tmp_path_factory.mktemp("large") / "index.html"
+    page.write_page(path, page.PageContent(title="Large", sample_rate=RATE, samples=samples))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "these tests need Debian's chromium: apt-get install chromium"
+    flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu"]
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def show(browser) -> Iterator:
+    """Opens a page from disk; in the end nothing may have been asked of the network, and nothing complained of."""
+    contexts, asked, complaints = [], [], []
+
+    def opened(path: Path, **settings):
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        shown = context.new_page()
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        shown.on("pageerror", lambda error: complaints.append(str(error)))
+        shown.add_init_script(TAP)
+        shown.goto(path.as_uri())
+        return shown
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert complaints == []
+
+
+def position(shown, deck: int = 0) -> float:
+    return float(shown.locator(".deck").nth(deck).locator("input").input_value())
+
+
+def wait_for(shown, seconds: float, deck: int = 0) -> None:
+    shown.wait_for_function(
+        "([deck, at]) => Number(document.querySelectorAll('.deck')[deck].querySelector('input').value) >= at",
+        arg=[deck, seconds],
+    )
+
+
+def heard(shown) -> tuple[np.ndarray, float]:
+    """All samples since the first sound, and their rate."""
+    blocks = shown.evaluate("window.heard")
+    samples = np.concatenate([np.asarray(block) for _, block in blocks])
+    rate = 512 / np.median(np.diff([start for start, _ in blocks]))
+    return samples[np.argmax(np.abs(samples) > 1e-3) :], float(rate)
+
+
+def loudest_hertz(samples: np.ndarray, rate: float) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * rate / len(samples))
+
+
+def test_it_plays_what_is_chosen_and_switches_without_a_gap(small, show):
+    shown = show(small)
+    shown.keyboard.press("p")
+    wait_for(shown, 0.6)
+    shown.keyboard.press("2")
+    wait_for(shown, 1.2)
+    shown.keyboard.press("p")
+    samples, rate = heard(shown)
+    assert loudest_hertz(samples[: int(0.4 * rate)], rate) == pytest.approx(HERTZ[0], abs=5)
+    assert loudest_hertz(samples[-int(0.5 * rate) : -int(0.1 * rate)], rate) == pytest.approx(HERTZ[2], abs=5)
+    playing = samples[: int(1.1 * rate)]
+    frame = int(0.01 * rate)
+    levels = np.sqrt(np.mean(playing[: len(playing) // frame * frame].reshape(-1, frame) ** 2, axis=1))
+    assert levels.min() > 0.5 * np.median(levels)  # no 10 ms in which less is heard
+
+
+def test_a_switch_takes_less_than_50_ms(small, show):
+    shown = show(small)
+    shown.keyboard.press("p")
+    wait_for(shown, 0.3)
+    before = shown.evaluate("window.heard.length")
+    took = shown.evaluate(
+        """() => {
+          const started = performance.now();
+          document.dispatchEvent(new KeyboardEvent("keydown", { key: "1" }));
+          return performance.now() - started;
+        }"""
+    )
+    wait_for(shown, 1.0)
+    blocks = shown.evaluate(f"window.heard.slice({before})")
+    rate = 512 / np.median(np.diff([start for start, _ in blocks]))
+    changed = next(
+        start for start, block in blocks if abs(loudest_hertz(np.asarray(block), rate) - HERTZ[1]) < 0.75 * rate / 512
+    )
+    assert took < 50
+    assert changed - blocks[0][0] < 0.05 + 512 / rate
+
+
+def test_all_versions_sound_at_the_same_instant(tmp_path, show):
+    """A click at one second, of all versions: where it comes out."""
+    levels = {level: np.zeros(2 * RATE, np.float32) for level in range(3)}
+    for audio in levels.values():
+        audio[RATE : RATE + 40] = 0.9
+    path = tmp_path / "index.html"
+    click = page.Sample("A", "B", 1, 1.0, levels)
+    page.write_page(path, page.PageContent(title="Click", sample_rate=RATE, samples=[click]))
+    places = []
+    for key in "012":
+        shown = show(path)
+        shown.keyboard.press(key)
+        shown.keyboard.press("p")
+        wait_for(shown, 0.2)
+        started = shown.evaluate("() => decks[0].started()")
+        wait_for(shown, 1.2)
+        blocks = shown.evaluate("window.heard")
+        samples, starts = np.concatenate([b for _, b in blocks]), [start for start, _ in blocks]
+        rate = 512 / np.median(np.diff(starts))
+        places.append(starts[0] + int(np.argmax(np.abs(samples) > 0.3)) / rate - started)
+    assert np.ptp(places) < 0.015  # blocks of the tap are 12 ms long
+    assert places[0] == pytest.approx(1.0, abs=0.03)
+
+
+def test_words_light_up_as_they_are_sung_and_can_be_jumped_to(small, show):
+    shown = show(small)
+    shown.keyboard.press("p")
+    shown.wait_for_function("() => document.querySelector('.word.sung')?.textContent === 'word1'")
+    assert 0.5 <= position(shown) < 0.95
+    shown.locator(".word").nth(5).click()
+    shown.wait_for_function("() => document.querySelector('.word.sung')?.textContent === 'word5'")
+    assert 2.5 <= position(shown) < 2.95
+    assert shown.locator(".word.sung").count() == 1
+
+
+def test_the_keyboard_is_enough(small, show):
+    shown = show(small)
+    shown.keyboard.press("Tab")
+    focused = "document.activeElement.className"
+    for _ in range(30):
+        if "play" in shown.evaluate(focused):
+            break
+        shown.keyboard.press("Tab")
+    assert "play" in shown.evaluate(focused)
+    shown.keyboard.press("Enter")
+    wait_for(shown, 0.2)
+    shown.keyboard.press("ArrowRight")
+    wait_for(shown, 1.2)
+    shown.keyboard.press("n")
+    assert shown.evaluate("document.activeElement === document.querySelectorAll('.play')[1]")
+    shown.keyboard.press("p")
+    wait_for(shown, 0.2, deck=1)
+    playing = shown.evaluate(
+        "Array.from(document.querySelectorAll('.deck'), deck => deck.classList.contains('playing'))"
+    )
+    assert playing == [False, True]  # one sound at a time
+
+
+def test_it_ends_and_starts_again(small, show):
+    shown = show(small)
+    shown.locator(".deck input").first.evaluate(
+        "slider => { slider.value = 3.7; slider.dispatchEvent(new Event('input')) }"
+    )
+    shown.keyboard.press("p")
+    shown.wait_for_function("() => Number(document.querySelector('input').value) === 0")
+    assert shown.locator(".deck.playing").count() == 0
+    shown.keyboard.press("p")
+    wait_for(shown, 0.2)
+
+
+def test_text_of_others_is_text(small, show):
+    shown = show(small)
+    assert shown.evaluate("window.pwned") is None
+    assert EVIL in shown.locator("h1").inner_text()
+    assert EVIL in shown.locator(".deck").nth(1).locator(".lyrics").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_light_and_dark(small, show, scheme):
+    shown = show(small, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 360
+    paper = shown.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = np.mean([int(part) for part in paper.removeprefix("rgb(").removesuffix(")").split(",")])
+    assert (brightness > 128) == (scheme == "light")
+    assert all(box["height"] >= 40 for box in [shown.locator(".play").nth(i).bounding_box() for i in range(2)])
+
+
+def test_without_scripts_every_version_has_a_player(small, show):
+    shown = show(small, java_script_enabled=False)
+    assert shown.locator("audio").first.is_visible()
+
+
+def test_eight_samples_are_small_and_quickly_there(large, show):
+    assert large.stat().st_size <= 15e6
+    shown = show(large)
+    paints = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)"
+    shown.wait_for_function(f"() => {paints}.length > 0")
+    assert shown.evaluate(paints)[0] <= 1000
+    shown.keyboard.press("p")
+    wait_for(shown, 0.2)
