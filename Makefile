@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: venv demo test test-all lint clean
+.PHONY: venv demo test test-all test-browser lint clean
 
 venv: $(VENV)/.dev
 
@@ -13,10 +13,17 @@ demo: $(VENV)/.base
 	$(BIN)/jukebox-jax demo --out demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not browser"
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not browser"
+
+# Debian's chromium, since playwright's own browsers are downloads of another kind.
+test-browser: $(VENV)/.dev
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+		[ "$$(id -u)" = 0 ] || { echo "chromium is missing: apt-get install chromium" >&2; exit 2; }; \
+		apt-get -qq update && apt-get -qq install -y chromium >/dev/null; }
+	$(BIN)/python -m pytest tests/browser -m browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -34,7 +41,7 @@ $(VENV)/.base: setup.py constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
-	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install --quiet -c constraints.txt -e ".[export]"
 	@touch $@
 
 # tinysoundfont asks for PyAudio, which plays aloud, is not needed here, and has to be compiled.

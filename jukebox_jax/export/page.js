@@ -176,7 +176,6 @@ function makeDeck(root) {
     root, play, toggle, pause, choose,
     chooseKey: key => choose(buttons.findIndex(button => button.dataset.key === key)),
     move: way => seek(now() + way),
-    started: () => running && running.started - running.from, // when its beginning would have sounded
   };
   for (const kind of ["pointerdown", "focusin"]) root.addEventListener(kind, () => { active = self; });
   draw();
