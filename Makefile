@@ -34,7 +34,7 @@ $(VENV)/.base: setup.py constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
-	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install --quiet -c constraints.txt -e ".[export]"
 	@touch $@
 
 # tinysoundfont asks for PyAudio, which plays aloud, is not needed here, and has to be compiled.

@@ -95,13 +95,13 @@ def render(
     sample_rate: int,
     format: Format,
     finish: Finish = PLAIN,
-    tell: Callable[[int], object] = lambda frames: None,
+    tell: Callable[[float], object] = lambda seconds: None,
 ) -> Rendered:
     """A song as a file of a format.
 
     Args:
       samples: (t,) or (t, channels), nominally in [-1, 1].
-      tell: called with how many frames have been encoded; they may be encoded several times.
+      tell: called with how many seconds have been encoded; it may take several rounds.
 
     Raises:
       UserError: no samples, or such as the format cannot hold; fades longer than the song; a loudness for less than
@@ -240,7 +240,7 @@ def _below(
     gain_db: float,
     ceiling: Number,
     target: Number | None,
-    tell: Callable[[int], object],
+    tell: Callable[[float], object],
 ) -> tuple[float, bytes]:
     """The gain, and the file, whose peaks stay below a ceiling as the file is played; near the target, if there is one
     and peaks allow it."""
@@ -255,7 +255,7 @@ def _below(
             continue
         if target is not None and format.lossy and not (lowered or corrected):
             off = target - integrated_loudness(heard, rate)
-            if _NEAR_LU < off < -above or off < -_NEAR_LU and math.isfinite(off):
+            if _NEAR_LU < off < -above or -math.inf < off < -_NEAR_LU:
                 gain_db += off
                 corrected = True
                 continue

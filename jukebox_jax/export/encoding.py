@@ -86,13 +86,13 @@ def encode(
     samples: Float[np.ndarray, "t channels"],
     sample_rate: int,
     format: Format,
-    tell: Callable[[int], object] = lambda frames: None,
+    tell: Callable[[float], object] = lambda seconds: None,
 ) -> bytes:
     """A whole file in memory; 16 bits where the format is lossless, rounded to nearest. The caller sees to it that
     nothing clips, and that the rate is one of the format's.
 
     Args:
-      tell: called with how many frames have been encoded, block by block.
+      tell: called with how many seconds have been encoded, block by block.
     """
     import soundfile
 
@@ -109,8 +109,9 @@ def encode(
     ) as file:
         # Writing a minute or more of Vorbis in one call crashes libsndfile (seen in soundfile 0.14).
         for start in range(0, len(data), BLOCK_FRAMES):
-            file.write(data[start : start + BLOCK_FRAMES])
-            tell(len(data[start : start + BLOCK_FRAMES]))
+            block = data[start : start + BLOCK_FRAMES]
+            file.write(block)
+            tell(len(block) / sample_rate)
     return buffer.getvalue()
 
 

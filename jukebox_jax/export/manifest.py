@@ -86,8 +86,8 @@ def signed(data: bytes, format: Format, title: str, provenance: Mapping[str, Any
     except (c2pa.C2paError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"The C2PA manifest cannot be signed ({reason}): give a key in PEM without a password, and the chain of its "
-            "certificate, which must be made for signing (key usage digitalSignature; an extended one such as "
+            f"The C2PA manifest cannot be signed ({reason}): give a key in PEM without a password, and the chain of "
+            "its certificate, which must be made for signing (key usage digitalSignature, an extended one such as "
             "emailProtection)."
         ) from None
     return out.getvalue()

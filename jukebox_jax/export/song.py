@@ -27,7 +27,7 @@ def write_song(
     finish: Finish = PLAIN,
     *,
     credentials: Credentials | None = None,
-    tell: Callable[[int], object] = lambda frames: None,
+    tell: Callable[[float], object] = lambda seconds: None,
 ) -> list[str]:
     """Writes a song in the format of the suffix, with where it comes from in its tags and in the sidecar `PATH.json`;
     both files or none, and over those that are there.
@@ -36,7 +36,7 @@ def write_song(
       samples: (t,) or (t, channels), nominally in [-1, 1].
       provenance: JSON (see `sampling.provenance`); what is done here is added to its "export".
       credentials: sign a C2PA manifest with these.
-      tell: called with how many frames have been encoded, of those that are to be, or of a further round.
+      tell: called with how many seconds have been encoded; it may take several rounds.
 
     Returns:
       What the user should know, a sentence each.
@@ -54,7 +54,8 @@ def write_song(
         data = tagged(data, format, provenance)
     else:
         remarks.append(
-            f"{path.name} has no tags inside, only {sidecar(path).name} beside it, as mutagen is missing: {TAGS_REMEDY}."
+            f"{path.name} has no tags inside, only {sidecar(path).name} beside it, as mutagen is missing: "
+            f"{TAGS_REMEDY}."
         )
     if credentials is not None:
         data = signed(data, format, path.name, provenance, credentials)

@@ -84,8 +84,8 @@ def read_provenance(path: os.PathLike | str) -> dict[str, Any]:
         except (FileNotFoundError, UnicodeDecodeError):
             how = "" if can_tag() else f" (tags inside the file are not read without mutagen: {TAGS_REMEDY})"
             raise UserError(
-                f"{path} has no tags of jukebox_jax, and there is no {where.name} beside it{how}: give a file as it was "
-                "exported."
+                f"{path} has no tags of jukebox_jax, and there is no {where.name} beside it{how}: give a file as it "
+                "was exported."
             ) from None
     return parse_provenance(text, where)
 
