@@ -60,6 +60,9 @@ setup(
         "openai": ["Unidecode>=1.1.1,<=1.3.4"],
         # GPL. Reads the tags inside music files; without it they are passed over, and prepare says so.
         "tags": ["mutagen>=1.47"],
+        # GPL (mutagen). Tags in exported songs, and loudness.
+        "export": ["mutagen>=1.47", "pyloudnorm>=0.1.1"],
+        "c2pa": ["c2pa-python>=0.30"],
         "torch": ["torch>=2.4"],
         "wandb": ["wandb>=0.25"],
         "notebook": ["ipykernel", "jupyterlab", "nbclient"],
@@ -68,6 +71,7 @@ setup(
         "dev": [
             *("beartype>=0.20", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"),
             *("Unidecode>=1.1.1,<=1.3.4", "apache-beam>=2.70", "av>=14", "mutagen>=1.47"),
+            *("pyloudnorm>=0.1.1", "c2pa-python>=0.30", "cryptography>=43"),
         ],
     },
     classifiers=[

@@ -22,6 +22,11 @@ from jukebox_jax.corpus.prepare import prepare
 from jukebox_jax.pipeline.dataset import open_dataset
 from jukebox_jax.training.run import train_run
 
+LICENCE = (
+    "Apache-2.0, as jukebox_jax itself; trained on its embedded corpus, whose recordings are CC0, CC BY and CC BY-SA "
+    "(jukebox_jax/corpus/demo_data/LICENSE.md)"
+)
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains, exports to `--out`, and reports on the exported model."""
@@ -44,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     codec_folder = export / CODEC_FOLDER
     if not codec_folder.exists():
-        export_codec(runs / CODEC_FOLDER, codec_folder)
+        export_codec(runs / CODEC_FOLDER, codec_folder, LICENCE)
     if not (data / "tokens").exists():
         encode_dataset(data / "audio", codec_folder, data / "tokens")
     for level in reversed(recipe.LEVELS):
@@ -52,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         effort = recipe.Effort(prior_seconds=None, prior_steps=(1, args.prior_steps[level]))
         train_run(recipe.prior_run(level, args.seed, effort), data / "tokens", run_dir, codec_folder)
         if not folder.exists():
-            export_prior(run_dir, folder)
+            export_prior(run_dir, folder, LICENCE)
 
     shutil.rmtree(args.out, ignore_errors=True)
     shutil.copytree(export, args.out)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -16,8 +17,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jukebox_jax import __version__
-from jukebox_jax.audio.files import write_audio
 from jukebox_jax.checkpoint.models import (
     CODEC_FOLDER,
     TrainedCodec,
@@ -35,15 +34,19 @@ from jukebox_jax.embedding.clips import (
     mono_clips,
 )
 from jukebox_jax.errors import UserError
+from jukebox_jax.export.audio import Finish, Number
+from jukebox_jax.export.comparison import length_difference, sound_difference
 from jukebox_jax.export.curves import training_curves
 from jukebox_jax.export.page import write_page
+from jukebox_jax.export.song import write_song
 from jukebox_jax.export.songs import song_sample, songs_page
+from jukebox_jax.export.tags import parse_provenance, read_provenance
 from jukebox_jax.files import atomic_file
 from jukebox_jax.labels.timed import TimedWord
 from jukebox_jax.sampling.cascade import Finished
-from jukebox_jax.sampling.devices import divided
 from jukebox_jax.sampling.memory import LevelPlan
 from jukebox_jax.sampling.order import LevelDone, Order, make_order, plan_order, resumed, sample_order
+from jukebox_jax.sampling.provenance import order_again, other_environment, song_provenance, token_differences
 from jukebox_jax.sampling.requests import Level, unknown_names
 from jukebox_jax.sampling.seams import measure_seams
 from jukebox_jax.sampling.session import open_journal, recorded_settings, settings_hash
@@ -70,15 +73,39 @@ class Song:
         """The finished sound: level 0."""
         return self.levels[0]
 
-    def save(self, path: os.PathLike | str, level: int = 0) -> None:
-        """Writes the sound of one level, in the format of the suffix, and `PATH.json` with its provenance beside it."""
-        path = Path(path)
-        write_audio(path, self.levels[level], self.sample_rate)
-        with atomic_file(path.with_name(path.name + ".json")) as temporary:
-            temporary.write_text(json.dumps(self.provenance | {"level": level}, indent=1) + "\n", encoding="utf-8")
+    def save(
+        self,
+        path: os.PathLike | str,
+        level: int = 0,
+        *,
+        loudness: Number | None = None,
+        true_peak: Number | None = None,
+        fade_in: Number = 0,
+        fade_out: Number = 0,
+    ) -> None:
+        """Writes the sound of one level, in the format of the suffix (.wav, .flac, .ogg, .opus, .mp3), over what may be
+        there; where it comes from stands in its tags (if mutagen is installed) and in `PATH.json` beside it.
+
+        Args:
+          loudness: to turn it to, in LUFS (-14 for streaming), as far as its peaks allow; by default it stays as it is.
+          true_peak: what no peak of the file, as it is played, may pass, in dBTP. By default -1, but a .wav or .flac
+            without `loudness` has the samples as they are, unless they go beyond full scale.
+          fade_in, fade_out: in seconds.
+
+        Raises:
+          UserError: another suffix, or what this song cannot be given; nothing is written then.
+
+        Warns:
+          UserWarning: what came out otherwise than asked for: turned down, resampled, silent, without tags.
+        """
+        if not 0 <= level < len(self.levels):
+            raise UserError(f"The song has no level {level}: choose from 0 to {len(self.levels) - 1}.")
+        finish = Finish(loudness, true_peak, fade_in, fade_out)
+        for text in write_song(path, self.levels[level], self.sample_rate, self.provenance | {"level": level}, finish):
+            warnings.warn(text, stacklevel=2)
 
     def save_tokens(self, path: os.PathLike | str) -> None:
-        """Writes the tokens of all levels as an npz file, with the hash of their codec, for `Model.load_tokens`.
+        """Writes the tokens of all levels as an npz file, with where they come from, for `Model.load_tokens`.
 
         Raises:
           UserError: a suffix other than .npz.
@@ -88,7 +115,27 @@ class Song:
             raise UserError(f"{path}: tokens are written as .npz: choose this suffix.")
         levels = {f"level_{level}": codes for level, codes in enumerate(self.tokens)}
         with atomic_file(path) as temporary:
-            np.savez_compressed(temporary, codec=np.asarray(self.provenance["codec"]), **levels)
+            np.savez_compressed(
+                temporary,
+                codec=np.asarray(self.provenance["codec"]),
+                provenance=np.asarray(json.dumps(self.provenance, allow_nan=False)),
+                **levels,
+            )
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A song sampled again.
+
+    Attributes:
+      song: None if it was not sampled, as the file is of another length.
+      differences: from what it was, a sentence each; none if it is the same song.
+      environment: what is otherwise here than where it was first sampled, which may be why.
+    """
+
+    song: Song | None
+    differences: tuple[str, ...]
+    environment: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -190,23 +237,60 @@ class Model:
         ]
 
     def _song(self, order: Order, batch_sizes: list[int], song: int, tokens: tuple[np.ndarray, ...]) -> Song:
-        provenance = {
-            "generator": f"jukebox_jax {__version__}",
-            "ai_generated": True,
-            "codec": self.codec.hash,
-            "song": song,
-            **order.song_settings(song),
-            "hop_fractions": list(order.hop_fractions),
-            "precision": order.precision,
-            "batch_sizes": batch_sizes,
-            "mesh": divided(order.mesh),
-            "original_overrun": order.overrun,
-        }
+        provenance = song_provenance(self.codec, self.priors, order, batch_sizes, song, tokens)
         levels = self.decode(tokens)
         if max(order.n_segments) > 1:
-            seams = measure_seams(self.levels, order, song, tokens, levels)
-            provenance |= {"approximate": True, "n_segments": list(order.n_segments), "seams": seams}
+            provenance["seams"] = measure_seams(self.levels, order, song, tokens, levels)
         return Song(tokens, levels, self.codec.config.sample_rate, provenance)
+
+    def reproduce(
+        self,
+        source: os.PathLike | str | Mapping[str, Any],
+        *,
+        prompt: Float[np.ndarray, " _"] | None = None,
+        tokens: Sequence[Int[np.ndarray, " _"]] | None = None,
+        session: os.PathLike | str | None = None,
+        progress: bool = True,
+    ) -> Reproduction:
+        """Samples a song again, as its tags or its sidecar say, and compares.
+
+        Args:
+          source: the file of an exported song, or the provenance of one.
+          prompt, tokens: what the song started from, if it did (see `sampling.provenance.order_again`).
+          session: see `sample`.
+
+        Raises:
+          UserError: a file that does not say where it comes from, other models than those of the song, or not what it
+            started from.
+        """
+        path = None if isinstance(source, Mapping) else Path(source)
+        provenance = source if path is None else read_provenance(path)
+        order = self.order_again(provenance, prompt=prompt, tokens=tokens)
+        elsewhere, level = tuple(other_environment(provenance)), provenance.get("level", 0)
+        if path is not None:
+            if level not in range(len(self.priors)):
+                raise UserError(f"{path} says that it is of level {level}, which the model does not have.")
+            seconds = order.sample_lengths[0] / self.codec.config.sample_rate
+            overrun = order.overrun and level == len(self.priors) - 1
+            different = None if overrun else length_difference(path, seconds)
+            if different:
+                return Reproduction(None, (different,), elsewhere)
+        (songs,) = (event for event in self.run(order, session=session, progress=progress) if isinstance(event, list))
+        song = dataclasses.replace(songs[0], provenance=songs[0].provenance | {"song": provenance.get("song", 0)})
+        differences = token_differences(provenance, song.tokens)
+        if path is not None:
+            differences.append(sound_difference(path, song.levels[level], song.sample_rate, provenance))
+        return Reproduction(song, tuple(filter(None, differences)), elsewhere)
+
+    def order_again(
+        self,
+        provenance: Mapping[str, Any],
+        *,
+        prompt: Float[np.ndarray, " _"] | None = None,
+        tokens: Sequence[Int[np.ndarray, " _"]] | None = None,
+    ) -> Order:
+        """What samples a song again; see `sampling.provenance.order_again`."""
+        return order_again(self.codec, self.priors, self.levels, provenance, prompt=prompt, tokens=tokens)
 
     def embed(
         self,
@@ -291,11 +375,21 @@ class Model:
         Raises:
           UserError: the file is missing or damaged, or its tokens are another codec's.
         """
+        return self.load_song(path)[0]
+
+    def load_song(self, path: os.PathLike | str) -> tuple[tuple[Int[np.ndarray, " _"], ...], dict[str, Any]]:
+        """Reads the tokens that `Song.save_tokens` wrote, level 0 first, and where they come from ({} if the file does
+        not say).
+
+        Raises:
+          UserError: as `load_tokens`.
+        """
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as stored:
                 codec = str(stored["codec"])
                 tokens = tuple(stored[f"level_{level}"] for level in range(self.codec.config.levels))
+                text = str(stored["provenance"]) if "provenance" in stored else None
         except FileNotFoundError:
             raise UserError(f"{path} does not exist: check the path.") from None
         # numpy and zipfile raise whatever the damage happens to break.
@@ -305,7 +399,7 @@ class Model:
             raise UserError(f"{path} holds tokens of another codec: use the model that they were sampled with.")
         if not all(codes.ndim == 1 and np.issubdtype(codes.dtype, np.integer) for codes in tokens):
             raise UserError(f"{path} holds no tokens of a song: name a file that was saved by it.")
-        return tuple(codes.astype(np.int32) for codes in tokens)
+        return tuple(codes.astype(np.int32) for codes in tokens), {} if text is None else parse_provenance(text, path)
 
     def decode(self, tokens: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[np.ndarray, " _"], ...]:
         """Audio of one song from the tokens of each level (level 0 first), every level decoded alone."""

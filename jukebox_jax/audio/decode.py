@@ -206,8 +206,9 @@ def _soundfile_blocks(file: Any, frames: int, path: Path) -> Iterator[Float[np.n
     tolerance = 0
     if file.format == "MP3":
         # An MP3 is a stream: without the optional header its length is an estimate, and off by far at variable rates.
+        # The header counts whole frames, with what the encoder put before and behind the sound, up to three of them.
         frames = _mp3_frames(path)
-        tolerance = frames // 20
+        tolerance = max(frames // 20, 3 * 1152)
     elif file.format == "OGG":
         _check_last_ogg_page(path)
     _check_length(decoded, frames, file.samplerate, tolerance)

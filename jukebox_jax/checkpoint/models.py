@@ -36,18 +36,21 @@ def level_folder(level: int) -> str:
 
 @dataclass(frozen=True)
 class TrainedCodec:
-    """A codec with the config it was trained with and the hash that its tokens carry."""
+    """A codec with the config it was trained with, the hash that its tokens carry, and the licence of its weights (""
+    if nobody has said)."""
 
     config: VQVAEConfig
     codec: Codec
     hash: str
+    licence: str = ""
 
 
 @dataclass(frozen=True)
 class TrainedPrior:
     """A prior, the names its label ids stand for (None if it takes no labels), and the hash of its tokens' codec.
 
-    Its parameters are in memory, or stay in the folder `source` until they are read.
+    Its parameters are in memory, or stay in the folder `source` until they are read. Its licence is "" if nobody has
+    said.
     """
 
     config: PriorConfig
@@ -55,6 +58,7 @@ class TrainedPrior:
     labels: LabelTable | None
     codec_hash: str
     source: str = ""
+    licence: str = ""
 
     def read_params(self) -> dict:
         """The parameters in float32, as a tree of its own.
@@ -103,7 +107,7 @@ def load_codec(folder: os.PathLike | str) -> TrainedCodec:
     levels = [state[str(level)] if isinstance(state, Mapping) else state[level] for level in range(config.levels)]
     codec = Codec(tree["params"], tuple(_codes(level) for level in levels))
     _check_shapes(folder, codec.params, lambda: init_codec(config, jax.random.key(0)))
-    return TrainedCodec(config, codec, codec_hash(config, codec))
+    return TrainedCodec(config, codec, codec_hash(config, codec), store.load_licence(folder))
 
 
 def load_prior(folder: os.PathLike | str) -> TrainedPrior:
@@ -127,15 +131,18 @@ def find_prior(folder: os.PathLike | str) -> TrainedPrior:
     small = compact.is_compact(folder)
     stored = compact.load(folder) if small else store.stored_model(folder)
     _check_shapes(folder, stored["params"], lambda: init_params(config, jax.random.key(0)))
-    return TrainedPrior(config, stored["params"] if small else None, labels, codec, str(folder))
+    params = stored["params"] if small else None
+    return TrainedPrior(config, params, labels, codec, str(folder), store.load_licence(folder))
 
 
 def prior_fingerprint(prior: TrainedPrior) -> str:
-    """Tells priors apart without reading all of their weights: SHA-256 over the config and, of every stored file, name,
-    size, beginning and end; over all weights if they are in memory only."""
+    """Tells priors apart without reading all of their weights: SHA-256 over the config, the names that labels stand for
+    and, of every file of weights, name, size, beginning and end; over all weights if they are in memory only."""
+    names = None if prior.labels is None else prior.labels.to_json()
+    digest = hashlib.sha256(json.dumps([config_lib.to_dict(prior.config), names], sort_keys=True).encode())
     if not prior.source:
-        return prior_hash(prior)
-    digest = hashlib.sha256(json.dumps(config_lib.to_dict(prior.config), sort_keys=True).encode())
+        digest.update(prior_hash(prior).encode())
+        return digest.hexdigest()
     for path in store.weight_files(prior.source):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
@@ -208,19 +215,24 @@ def load_params(folder: os.PathLike | str, like: dict) -> dict:
     return store.load_model(folder, {"params": like}, shardings={"params": shardings})["params"]
 
 
-def export_codec(run_dir: os.PathLike | str, out: os.PathLike | str) -> None:
-    """Writes a run folder's codec in the compact format: parameters and codes, rounded to bfloat16.
+def export_codec(run_dir: os.PathLike | str, out: os.PathLike | str, licence: str | None = None) -> None:
+    """Writes a run folder's codec in the compact format: parameters and codes, rounded to bfloat16; with a licence, if
+    one is given.
 
     Rounding makes another codec of it, with another hash: encode with this one before training the priors to ship.
     """
     codec = load_codec(run_dir).codec
     state = {str(level): {"codes": codes} for level, codes in enumerate(codec.codebooks)}
-    compact.save(out, {"params": codec.params, "model_state": state}, store.load_config(run_dir))
+    compact.save(out, {"params": codec.params, "model_state": state}, _config_with(run_dir, licence))
 
 
-def export_prior(run_dir: os.PathLike | str, out: os.PathLike | str) -> None:
-    """Writes a run folder's prior in the compact format, rounded to bfloat16."""
-    compact.save(out, {"params": load_prior(run_dir).params}, store.load_config(run_dir))
+def export_prior(run_dir: os.PathLike | str, out: os.PathLike | str, licence: str | None = None) -> None:
+    """Writes a run folder's prior in the compact format, rounded to bfloat16; with a licence, if one is given."""
+    compact.save(out, {"params": load_prior(run_dir).params}, _config_with(run_dir, licence))
+
+
+def _config_with(run_dir: os.PathLike | str, licence: str | None) -> dict[str, Any]:
+    return store.load_config(run_dir) | ({} if licence is None else {"licence": licence})
 
 
 def _load_config(folder: os.PathLike | str, kind: str) -> dict[str, Any]:

@@ -101,6 +101,19 @@ def load_metadata(folder: os.PathLike | str) -> dict[str, Any]:
     return config_lib.load_json(folder / _METADATA_FILE) if (folder / _METADATA_FILE).exists() else {}
 
 
+def load_licence(folder: os.PathLike | str) -> str:
+    """The licence of the weights in a run folder or model folder, "" where nobody has said.
+
+    It stands under "licence" in `config.json`, or where an importer put it, in `metadata.json`.
+    """
+    folder, _ = _existing(folder)
+    for name in (CONFIG_FILE, _METADATA_FILE):
+        licence = config_lib.load_json(folder / name).get("licence") if (folder / name).is_file() else None
+        if isinstance(licence, str) and licence:
+            return licence
+    return ""
+
+
 def load_model(
     folder: os.PathLike | str,
     abstract: PyTree | None = None,
@@ -166,7 +179,10 @@ def weight_files(folder: os.PathLike | str) -> list[Path]:
     folder, step = _existing(folder)
     if (folder / CHECKPOINTS).is_dir():
         folder = folder / CHECKPOINTS / str(chosen_step(folder, step))
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    notes = {folder / CONFIG_FILE, folder / _METADATA_FILE}
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".") and path not in notes
+    )
 
 
 def stored_model(folder: os.PathLike | str) -> PyTree:

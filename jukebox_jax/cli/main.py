@@ -16,12 +16,14 @@ from jukebox_jax.cli import (
     demo,
     embed,
     encode,
+    export,
     export_openai,
     import_openai,
     inspect,
     page,
     plan,
     prepare,
+    reproduce,
     sample,
     train,
 )
@@ -35,6 +37,8 @@ VERBS = (
     encode,
     sample,
     page,
+    export,
+    reproduce,
     embed,
     import_openai,
     export_openai,
@@ -86,9 +90,10 @@ def takes_config(verb: ModuleType) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status: 0 done, 2 what the user can mend, 130 interrupted, 141 not read on."""
+    """Runs one command; returns its exit status: 0 done, 1 another song (`reproduce`), 2 what the user can mend, 130
+    interrupted, 141 not read on."""
     _silence_libraries()
-    if_interrupted = ""
+    status, if_interrupted = 0, ""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
@@ -98,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 names = [verb_name(verb) for verb in VERBS if takes_config(verb)]
                 raise UserError(f"{overrides[0]}: only {', '.join(names[:-1])} and {names[-1]} take a config.")
             args.overrides, if_interrupted = overrides, args.if_interrupted
-            args.run(args)
+            status = args.run(args) or 0
         sys.stdout.flush()  # here an error has an answer; at the interpreter's end it would be a traceback
     except UserError as error:
         _print_line("error", error)
@@ -113,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\njukebox-jax: interrupted. {if_interrupted}".rstrip(), file=sys.stderr)
         return 130
-    return 0
+    return status
 
 
 def describe(error: OSError) -> str:

@@ -185,8 +185,7 @@ def make_order(
     n_segments = (*n_segments[:-1], 1)
     seeds = _repeat("seed", seed, songs)
     for one in seeds:
-        if isinstance(one, bool) or not isinstance(one, int | np.integer) or not 0 <= one < 2**32:
-            raise UserError(f"seed is {one}: choose a whole number from 0 to {2**32 - 1}.")
+        check_seed(one)
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     rows = [_repeat(name, value, songs) for name, value in drawing.items()]
     sampling = tuple(_sampling(dict(zip(drawing, row, strict=True)), config.levels) for row in zip(*rows, strict=True))
@@ -216,29 +215,56 @@ def make_order(
     for song in range(songs):
         offset, total = _place(config, priors[-1], lengths[song], offsets[song], totals[song])
         requests.append(Request(song, total, offset, artists[song], genres[song], texts[song]))
-    for length in dict.fromkeys(lengths):
-        check_request(levels, length, hop_fractions)
-    start = start.within(config, lengths, original_overrun)
+    return check_order(
+        levels,
+        config,
+        Order(
+            requests=tuple(requests),
+            sample_lengths=tuple(int(length) for length in lengths),
+            seeds=tuple(int(one) for one in seeds),
+            sampling=sampling,
+            beginning=start,
+            hop_fractions=tuple(float(fraction) for fraction in hop_fractions),
+            n_segments=n_segments,
+            precision=precision,
+            overrun=original_overrun,
+            batch_sizes=batch_sizes,
+            mesh=sampling_mesh(mesh, songs * max(n_segments)),
+            remarks=tuple(remarks),
+        ),
+    )
+
+
+def check_order(levels: Sequence[Level], config: VQVAEConfig, order: Order) -> Order:
+    """An order that can be sampled, its beginning cut to its songs, with all there is to remark.
+
+    Raises:
+      UserError: it cannot be sampled.
+    """
+    for length in dict.fromkeys(order.sample_lengths):
+        check_request(levels, length, order.hop_fractions)
+    start = order.beginning.within(config, order.sample_lengths, order.overrun)
     sampled = range(config.levels - (start.mode == "upsample"))
     windows = {
         (index, song): level_windows(
             levels[index],
-            lengths[song] // config.hops[index],
-            hop_fractions[index],
+            length // config.hops[index],
+            order.hop_fractions[index],
             len(start.tokens[index][song]),
-            original_overrun,
+            order.overrun,
         )
         for index in sampled
-        for song in range(songs)
+        for song, length in enumerate(order.sample_lengths)
     }
     if not any(windows.values()):
         raise UserError("What the songs start from is as long as was asked for: ask for more seconds.")
 
     for index in sampled:
-        for song, request in enumerate(requests):
+        for song, request in enumerate(order.requests):
             labels = song_labels(levels[index].prior, request)
             check_songs(levels[index], [labels], windows[index, song])
-    top = priors[-1].config.lyrics
+    top, remarks = levels[-1].prior.config.lyrics, list(order.remarks)
+    texts = [request.lyrics for request in order.requests]
     if any(texts) and top is None:
         remarks.append("The model takes no lyrics: those given are ignored.")
     for text in dict.fromkeys(texts):
@@ -246,20 +272,7 @@ def make_order(
             raise UserError(
                 f'The lyrics "{text[:40]}" hold no character that the model can spell: write them in Latin.'
             )
-    return Order(
-        requests=tuple(requests),
-        sample_lengths=tuple(int(length) for length in lengths),
-        seeds=tuple(int(one) for one in seeds),
-        sampling=sampling,
-        beginning=start,
-        hop_fractions=tuple(float(fraction) for fraction in hop_fractions),
-        n_segments=n_segments,
-        precision=precision,
-        overrun=original_overrun,
-        batch_sizes=batch_sizes,
-        mesh=sampling_mesh(mesh, songs * max(n_segments)),
-        remarks=tuple(dict.fromkeys(remarks)),
-    )
+    return replace(order, beginning=start, remarks=tuple(dict.fromkeys(remarks)))
 
 
 # ---- Sampling ---------------------------------------------------------------------------------------------------
@@ -353,6 +366,12 @@ def resumed(order: Order, recorded: Mapping[str, Any] | None) -> Order:
 
 
 # ---- What is asked for, piece by piece --------------------------------------------------------------------------
+
+
+def check_seed(seed: Any) -> None:
+    """Raises UserError unless a seed is a whole number of 32 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}: choose a whole number from 0 to {2**32 - 1}.")
 
 
 def _sample_length(config: VQVAEConfig, seconds: float | None, start: Beginning, song: int) -> int:

@@ -128,6 +128,14 @@ def recorded_settings(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def remove_session(folder: Path) -> None:
+    """Removes a session, and its folder if nothing else is in it."""
+    for path in (folder / SESSION_FILE, folder / ".lock", *folder.glob("level_*_song_*_part_*_window_*.npz")):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or never made
+        folder.rmdir()
+
+
 def _difference(there: Any, here: Any, name: str = "") -> str:
     """The first thing in which two trees of JSON differ; "" if none."""
     if isinstance(there, dict) and isinstance(here, dict):

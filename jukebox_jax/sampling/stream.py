@@ -108,6 +108,14 @@ def decode_piece(
     return decode_level(codec, level, piece)[(start - first) * hop : (stop - first) * hop]
 
 
+def decode_pieces(
+    codec: TrainedCodec, level: int, tokens: Int32[np.ndarray, " t"]
+) -> Iterator[Float[np.ndarray, " s"]]:
+    """The sound of all tokens of a level, piece by piece: as `decode_level` but for rounding, in little memory."""
+    for start in range(0, len(tokens), _PIECE):
+        yield decode_piece(codec, level, tokens, start, min(start + _PIECE, len(tokens)))
+
+
 def decode_level(codec: TrainedCodec, level: int, tokens: Int32[np.ndarray, " t"]) -> Float[np.ndarray, " s"]:
     """The sound of all tokens of a level, in one piece."""
     return np.asarray(_decode(codec.config, codec.codec, jnp.asarray(tokens)[None], level))[0, :, 0]

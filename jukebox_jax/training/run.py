@@ -263,8 +263,8 @@ def _say_what_is_missing(stream: Stream, held_out: bool) -> None:
 
 def _licence(init: os.PathLike | str | None) -> dict[str, str]:
     """What is made from weights under a licence says so."""
-    licence = None if init is None else store.load_metadata(init).get("licence")
-    return {} if licence is None else {"licence": licence}
+    licence = "" if init is None else store.load_licence(init)
+    return {"licence": licence} if licence else {}
 
 
 def _check_start(kind: str, init: os.PathLike | str, trained: Any, model: Any) -> None:
