@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from jukebox_jax.audio.files import read_audio, write_audio
 from jukebox_jax.errors import UserError
@@ -116,5 +116,3 @@ def read_times(folder: Path) -> dict[str, tuple[TimedWord, ...]]:
     """The word times of every clip by its title."""
     stored = json.loads((folder / TIMES).read_text(encoding="utf-8"))
     return {name: tuple(TimedWord(**word) for word in words) for name, words in stored.items()}
-
-

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from jukebox_jax import __version__
 from jukebox_jax.cli import (
+    align,
     bench,
     demo,
     embed,
@@ -33,6 +34,7 @@ VERBS = (
     train,
     encode,
     sample,
+    align,
     embed,
     import_openai,
     export_openai,
