@@ -303,11 +303,16 @@ class Model:
         if not characters:
             raise UserError("The lyrics hold no character that the model can spell: write them in Latin.")
         (matrix,) = alignment(level, codes[None], [request], hop_fraction, layer, head)
-        whole = request.offset_samples + len(codes) * level.hop_samples >= request.total_samples
-        ends = {"from_start": request.offset_samples == 0, "to_end": whole}
-        path, shown = monotone_path(matrix, **ends), shown_words(request.lyrics, spelling)
+        path, shown = monotone_path(matrix), shown_words(request.lyrics, spelling)
         token_seconds = level.hop_samples / level.sample_rate
-        words = word_times(shown, path, characters, token_seconds, **ends)
+        words = word_times(
+            shown,
+            path,
+            characters,
+            token_seconds,
+            from_start=request.offset_samples == 0,
+            to_end=request.offset_samples + len(codes) * level.hop_samples >= request.total_samples,
+        )
         return Alignment(
             request.lyrics, matrix, path, tuple(words), tuple(shown), len(codes) * token_seconds, layer, head
         )

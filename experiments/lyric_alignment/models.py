@@ -19,24 +19,24 @@ CODEC = VQVAEConfig(
 )
 HOP = CODEC.hops[0]
 N_CTX = 512
-#: A clip is one window: 4.096 s.
+#: A clip is one window: 5.46 s.
 CLIP_SAMPLES = N_CTX * HOP
 #: Characters of a window; every clip's lyrics are shorter, and so are read whole.
-LYRIC_TOKENS = 64
+LYRIC_TOKENS = 96
 
 
 @dataclass(frozen=True)
 class Effort:
     """How much is trained, and on how much. The defaults take half an hour or so on two cores."""
 
-    codec_steps: int = 800
+    codec_steps: int = 600
     prior_steps: int = 5000
     train_clips: int = 3000
     test_clips: int = 128
 
 
 def codec_run(effort: Effort) -> CodecRun:
-    """8 ms a code, 128 codes."""
+    """11 ms a code, 128 codes."""
     return CodecRun(
         model=CODEC,
         loss=CodecLossConfig(
@@ -72,7 +72,7 @@ def prior_run(effort: Effort) -> PriorRun:
             heads=4,
             blocks=16,
             attention_order=6,
-            attention_multiplier=0.5,
+            attention_multiplier=1.0,
             mlp_multiplier=2.0,
             labels=LabelConfig(0, 0, time_bins=64, min_duration_seconds=1.0, max_duration_seconds=60.0),
             lyrics=LyricConfig(LYRIC_TOKENS, text.size, text, encoder),

@@ -17,17 +17,15 @@ from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_folder
 from jukebox_jax.labels.timed import TimedWord
 
-SAMPLE_RATE = 8000
+SAMPLE_RATE = 6000
 WORDS = (
-    *("river", "stone", "window", "apple", "dance", "morning", "blue", "candle", "forest", "happy"),
-    *("garden", "silver", "moon", "thunder", "kiss", "yellow", "ocean", "paper", "queen", "fire"),
-    *("velvet", "tiger", "cloud", "people", "secret", "jump", "wonder", "snow", "heaven", "lonely"),
+    *("stone", "blue", "dance", "moon", "kiss", "fire", "queen", "cloud", "jump", "snow"),
+    *("apple", "tree", "red", "night", "go", "happy", "light", "bird", "under", "shoe"),
+    *("yes", "heart", "rain", "bell", "wave", "dog", "echo", "path", "voice", "gold"),
 )
 #: How a clip is spoken: a voice of espeak-ng and words a minute.
-STYLES = {"low": ("en-us+m3", 200), "high": ("en-us+f3", 220), "low and fast": ("en-us+m3", 280)}
+STYLES = {"low": ("en-us+m3", 260), "high": ("en-us+f3", 320)}
 METADATA, TIMES = "metadata.jsonl", "times.json"
-#: Words of a clip at most; with spaces between, these have fewer than 64 characters.
-MOST_WORDS = 8
 _SILENCE = 0.01  # of a word's largest amplitude
 
 Voices = dict[str, dict[str, Float32[np.ndarray, " _"]]]
@@ -76,8 +74,8 @@ def make_clip(voices: Voices, samples: int, hop_samples: int, rng: np.random.Gen
     """
     style = str(rng.choice(list(voices)))
     words, used = [], 0
-    most = rng.uniform(0.35, 0.65) * samples
-    for word in rng.permutation(WORDS)[:MOST_WORDS].tolist():
+    most = rng.uniform(0.45, 0.7) * samples
+    for word in rng.permutation(WORDS).tolist():
         length = -(-len(voices[style][word]) // hop_samples) * hop_samples
         if used + length > most:
             break

@@ -17,20 +17,12 @@ from jukebox_jax.evaluation.alignment import head_matrices, looking_layers
 from jukebox_jax.sampling.requests import Level, Request, SongLabels, song_labels
 
 
-def monotone_path(
-    weights: Float[np.ndarray, "t l"], from_start: bool = False, to_end: bool = False
-) -> Int32[np.ndarray, " t"]:
+def monotone_path(weights: Float[np.ndarray, "t l"]) -> Int32[np.ndarray, " t"]:
     """The path (a column for each row, never falling) that collects the most weight; where several do, it moves on
-    as late as it can.
-
-    Args:
-      from_start, to_end: whether it has to begin in the first column, and to end in the last.
-    """
+    as late as it can."""
     rows, columns = weights.shape
     came_from = np.zeros((rows, columns), np.int32)
     best = weights[0].astype(np.float64)
-    if from_start:
-        best[1:] = -np.inf
     everywhere = np.arange(columns, dtype=np.int32)
     for row in range(1, rows):
         so_far = np.maximum.accumulate(best)
@@ -39,7 +31,7 @@ def monotone_path(
         came_from[row] = np.maximum.accumulate(np.where(risen, everywhere, 0))
         best = so_far + weights[row]
     path = np.empty(rows, np.int32)
-    path[-1] = columns - 1 if to_end else int(np.argmax(best))
+    path[-1] = np.argmax(best)
     for row in range(rows - 1, 0, -1):
         path[row - 1] = came_from[row, path[row]]
     return path
