@@ -56,8 +56,8 @@ def word_times(
     """When each word is sung, by a path that says for every token at which place of the cleaned lyrics it looks.
 
     A word begins when the path comes to its first character, and ends when the path leaves its last. What is looked at
-    in place i has seen the characters before i, so it stands for character i - 1. Words that the path skips, or does not
-    come to, have no length.
+    in place i has seen the characters before i, so it stands for character i - 1. Words that the path skips, or never
+    comes to, have no length.
 
     Args:
       characters: length of the cleaned lyrics.

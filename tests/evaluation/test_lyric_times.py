@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ def test_words_know_their_cleaned_characters(spelling, text):
     assert [word.text for word in words] == text.replace("\\", "\n").split()
     for word in words:
         assert cleaned[word.start : word.stop] == spelling.clean(word.text)
-    for before, after in zip(words, words[1:], strict=False):
+    for before, after in itertools.pairwise(words):
         assert before.stop <= after.start
         assert before.line <= after.line
 
