@@ -281,6 +281,7 @@ class Model:
         offset_seconds: float | None = None,
         layer: int | None = None,
         head: int | None = None,
+        progress: bool = True,
     ) -> Alignment:
         """When each word of a song's lyrics is sung, by what the top prior looks at as it listens to the song.
 
@@ -302,7 +303,7 @@ class Model:
             raise UserError("The song comes without lyrics: give those that are to be aligned.")
         if not characters:
             raise UserError("The lyrics hold no character that the model can spell: write them in Latin.")
-        (matrix,) = alignment(level, codes[None], [request], hop_fraction, layer, head)
+        (matrix,) = alignment(level, codes[None], [request], hop_fraction, layer, head, progress)
         path, shown = monotone_path(matrix), shown_words(request.lyrics, spelling)
         token_seconds = level.hop_samples / level.sample_rate
         words = word_times(
@@ -323,6 +324,7 @@ class Model:
         lyrics: Sequence[str] | None = None,
         *,
         record: bool = False,
+        progress: bool = True,
     ) -> list[HeadScore]:
         """Looks for the head of the top prior whose attention follows the lyrics: all that could, the best first.
 
@@ -339,7 +341,8 @@ class Model:
         texts = [None] * len(songs) if lyrics is None else _one_each("lyrics", lyrics, len(songs), "songs")
         sung = [self._sung(song, {"lyrics": text}) for song, text in zip(songs, texts, strict=True)]
         hop_fraction = sung[0][2] if sung else TOP_HOP_FRACTION
-        found = search_heads(self.levels[-1], [one[0] for one in sung], [one[1] for one in sung], hop_fraction)
+        codes, requests = [one[0] for one in sung], [one[1] for one in sung]
+        found = search_heads(self.levels[-1], codes, requests, hop_fraction, progress)
         if record:
             record_head(prior, found[0].layer, found[0].head)
         return found

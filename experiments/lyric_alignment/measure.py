@@ -89,7 +89,7 @@ def measure(work: Path) -> tuple[dict[str, Any], Alignment, Heard]:
     scores = model.search_alignment([clip.song for clip in training[:SEARCHED]])
     heads = []
     for one in scores:
-        aligned = [model.align(clip.song, layer=one.layer, head=one.head) for clip in held_out]
+        aligned = [model.align(clip.song, layer=one.layer, head=one.head, progress=False) for clip in held_out]
         errors = start_errors([[word.start for word in found.words] for found in aligned], held_out)
         heads.append({"layer": one.layer, "head": one.head, "score": one.score, **_summary(errors)})
         if one is scores[0]:

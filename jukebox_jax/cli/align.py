@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     if args.search and (args.layer is not None or args.head is not None):
         raise UserError("--search looks for the layer and the head: leave --layer and --head out.")
     targets = _targets(args)
-    lyrics = None if args.lyrics_file is None else _read_lyrics(args.lyrics_file)
+    lyrics = None if args.lyrics_file is None else arguments.read_lyrics(args.lyrics_file)
     if args.search and lyrics is not None and len(args.song) > 1:
         print("jukebox-jax: all songs are searched with the same lyrics; better are different ones.", file=sys.stderr)
     told = [_provenance(path) for path in args.song]
@@ -73,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
         layer, head = _search(model, songs, lyrics)
     else:
         layer, head = args.layer, args.head
-    for song, paths in zip(songs, targets, strict=True):
-        alignment = model.align(song, lyrics, total_seconds=args.total_seconds, layer=layer, head=head)
+    found = [model.align(song, lyrics, total_seconds=args.total_seconds, layer=layer, head=head) for song in songs]
+    for alignment, paths in zip(found, targets, strict=True):
         for path in paths:
             alignment.save(path)
             print(path)
@@ -131,7 +132,7 @@ def _provenance(path: Path) -> dict[str, Any]:
     """What the JSON file beside a song's tokens says of it: NAME.wav.json, or that of another audio format."""
     if not path.is_file():
         raise UserError(f"{path} is no file: check the path.")
-    for candidate in sorted(path.parent.glob(f"{_escaped(_name(path))}.*.json")):
+    for candidate in sorted(path.parent.glob(f"{glob.escape(_name(path))}.*.json")):
         try:
             stored = json.loads(candidate.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -141,22 +142,7 @@ def _provenance(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _escaped(name: str) -> str:
-    from glob import escape
-
-    return escape(name)
-
-
 def _song(model: Model, path: Path, provenance: dict[str, Any]) -> Song:
     from jukebox_jax.api import Song
 
     return Song(model.load_tokens(path), (), model.codec.config.sample_rate, provenance)
-
-
-def _read_lyrics(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"--lyrics-file {path} cannot be read ({error.strerror}): check the path.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"--lyrics-file {path} is not UTF-8 text ({error.reason}): save it as that.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ def alignment(
     hop_fraction: float,
     layer: int | None = None,
     head: int | None = None,
+    progress: bool = False,
 ) -> list[Float32[np.ndarray, "t _"]]:
     """For each song, how much each token (t) looks at each character of the cleaned lyrics: one head's attention.
 
@@ -41,6 +43,7 @@ def alignment(
       songs: what the songs were sampled by.
       hop_fraction: as the songs were sampled.
       layer, head: where attention follows the lyrics; by default as `alignment_head` knows.
+      progress: whether to draw a progress line on stderr, one for each song.
 
     Raises:
       UserError: a prior without lyrics, or a layer or head that does not look at them.
@@ -48,7 +51,7 @@ def alignment(
     layer, head = alignment_head(level.prior, layer, head)
     params = level.prior.read_params()
     return [
-        head_matrices(level, params, codes, song, hop_fraction, layer)[head]
+        head_matrices(level, params, codes, song, hop_fraction, layer, progress)[head]
         for codes, song in zip(tokens, songs, strict=True)
     ]
 
@@ -60,12 +63,16 @@ def head_matrices(
     song: Request | SongLabels,
     hop_fraction: float,
     layer: int,
+    progress: bool = False,
 ) -> Float32[np.ndarray, "h t _"]:
     """The `alignment` of one song in every head of a layer that looks at lyrics.
 
     Args:
       params: the prior's, as `read_params` gives them.
+      progress: whether to draw a progress line on stderr.
     """
+    from tqdm import tqdm
+
     config, count = level.prior.config, len(tokens)
     codes = np.pad(tokens, (0, max(0, config.n_ctx - count))).astype(np.int32)
     hop = hop_tokens(config.n_ctx, hop_fraction, level.ratio, len(codes), config.level)
@@ -73,7 +80,8 @@ def head_matrices(
     characters = len(labels.lyrics)
     # The last column, index -1, takes what falls on padding.
     matrices = np.zeros((config.heads, len(codes), characters + 1), np.float32)
-    for start in reversed(window_starts(len(codes), config.n_ctx, hop)):
+    starts = window_starts(len(codes), config.n_ctx, hop)
+    for start in tqdm(starts[::-1], desc="align", unit="window", file=sys.stderr, disable=not progress):
         end = start + config.n_ctx
         batch = {"tokens": codes[None, start:end], **window_conditioning(level, [labels], start)}
         weights = _weights(config, params, {name: jnp.asarray(x) for name, x in batch.items()}, layer)

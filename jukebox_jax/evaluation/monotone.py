@@ -6,11 +6,12 @@ programming, as the Viterbi path of a chain that may stay or skip ahead, but not
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int32
+from jaxtyping import Float, Int, Int32
 
 from jukebox_jax.errors import UserError
 from jukebox_jax.evaluation.alignment import head_matrices, looking_layers
@@ -70,16 +71,20 @@ def search_heads(
     tokens: Sequence[Int[np.ndarray, " _"]],
     songs: Sequence[Request] | Sequence[SongLabels],
     hop_fraction: float,
+    progress: bool = False,
 ) -> list[HeadScore]:
     """Every head that looks at the lyrics, the one that follows them best first.
 
     Args:
       tokens: codes of the top level, of each song.
       songs: what they were sampled by, or, of recordings, what is sung in them; a few with different lyrics.
+      progress: whether to draw a progress line on stderr.
 
     Raises:
       UserError: a prior that takes no lyrics, or none of whose layers looks at them; no song with lyrics.
     """
+    from tqdm import tqdm
+
     config = level.prior.config
     layers = looking_layers(config)
     if not layers:
@@ -89,12 +94,12 @@ def search_heads(
     if not sung:
         raise UserError("None of the songs has lyrics: search with songs that are sung.")
     params, scores = level.prior.read_params(), []
-    for layer in layers:
-        of_songs = [_head_scores(head_matrices(level, params, *one, hop_fraction, layer)) for one in sung]
-        means = np.mean(of_songs, axis=0)
-        scores += [HeadScore(layer, head, float(score)) for head, score in enumerate(means)]
+    with tqdm(total=len(layers) * len(sung), desc="search", file=sys.stderr, disable=not progress) as bar:
+        for layer in layers:
+            of_songs = []
+            for codes, song in sung:
+                matrices = head_matrices(level, params, codes, song, hop_fraction, layer)
+                of_songs.append([order_score(matrix) for matrix in matrices])
+                bar.update()
+            scores += [HeadScore(layer, head, float(score)) for head, score in enumerate(np.mean(of_songs, axis=0))]
     return sorted(scores, key=lambda found: -found.score)
-
-
-def _head_scores(matrices: Float32[np.ndarray, "h t l"]) -> list[float]:
-    return [order_score(matrix) for matrix in matrices]
