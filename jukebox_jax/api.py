@@ -34,20 +34,34 @@ from jukebox_jax.embedding.clips import (
     mono_clips,
 )
 from jukebox_jax.errors import UserError
+from jukebox_jax.evaluation.alignment import alignment, alignment_head, looking_layers, record_head
+from jukebox_jax.evaluation.lyric_times import shown_words, word_times
+from jukebox_jax.evaluation.monotone import HeadScore, monotone_path, search_heads
 from jukebox_jax.export.audio import Finish, Number
 from jukebox_jax.export.comparison import length_difference, sound_difference
 from jukebox_jax.export.curves import training_curves
+from jukebox_jax.export.lyrics import Alignment
 from jukebox_jax.export.page import write_page
 from jukebox_jax.export.song import write_song
 from jukebox_jax.export.songs import song_sample, songs_page
 from jukebox_jax.export.tags import parse_provenance, read_provenance
 from jukebox_jax.files import atomic_file
 from jukebox_jax.labels.timed import TimedWord
+from jukebox_jax.sampling.blends import Blended
 from jukebox_jax.sampling.cascade import Finished
 from jukebox_jax.sampling.memory import LevelPlan
-from jukebox_jax.sampling.order import LevelDone, Order, make_order, plan_order, resumed, sample_order
+from jukebox_jax.sampling.order import (
+    TOP_HOP_FRACTION,
+    LevelDone,
+    Order,
+    make_order,
+    plan_order,
+    resumed,
+    sample_order,
+    song_place,
+)
 from jukebox_jax.sampling.provenance import order_again, other_environment, song_provenance, token_differences
-from jukebox_jax.sampling.requests import Level, unknown_names
+from jukebox_jax.sampling.requests import Level, Request, unknown_names
 from jukebox_jax.sampling.seams import measure_seams
 from jukebox_jax.sampling.session import open_journal, recorded_settings, settings_hash
 from jukebox_jax.sampling.stream import Chunk, Streamer, decode_level
@@ -369,6 +383,110 @@ class Model:
         curves = [] if runs is None else training_curves(runs, self.codec.config.levels)
         write_page(path, songs_page(samples, rate, curves))
 
+    def align(
+        self,
+        song: Song | Sequence[Int[np.ndarray, " _"]],
+        lyrics: str | None = None,
+        *,
+        artist: Blended | None = None,
+        genre: Blended | None = None,
+        total_seconds: float | None = None,
+        offset_seconds: float | None = None,
+        layer: int | None = None,
+        head: int | None = None,
+        progress: bool = True,
+    ) -> Alignment:
+        """When each word of a song's lyrics is sung, by what the top prior looks at as it listens to the song.
+
+        Args:
+          song: a song, or tokens, level 0 first (only those of the top level count).
+          lyrics, artist, genre, total_seconds, offset_seconds: as for `sample`; by default as the song was sampled.
+          layer, head: whose attention is read; by default what `search_alignment` recorded, or the prior's config says.
+
+        Raises:
+          UserError: a prior that takes no lyrics or whose head for them is not known, or no lyrics that it can spell.
+        """
+        prior = self.priors[-1]
+        layer, head = alignment_head(prior, layer, head)
+        told = {"lyrics": lyrics, "artist": artist, "genre": genre}
+        codes, request, hop_fraction = self._sung(song, told, total_seconds, offset_seconds)
+        spelling, level = prior.config.lyrics.text, self.levels[-1]
+        characters = len(spelling.tokens(request.lyrics))
+        if not request.lyrics.strip():
+            raise UserError("The song comes without lyrics: give those that are to be aligned.")
+        if not characters:
+            raise UserError("The lyrics hold no character that the model can spell: write them in Latin.")
+        (matrix,) = alignment(level, codes[None], [request], hop_fraction, layer, head, progress)
+        path, shown = monotone_path(matrix), shown_words(request.lyrics, spelling)
+        token_seconds = level.hop_samples / level.sample_rate
+        words = word_times(
+            shown,
+            path,
+            characters,
+            token_seconds,
+            from_start=request.offset_samples == 0,
+            to_end=request.offset_samples + len(codes) * level.hop_samples >= request.total_samples,
+        )
+        return Alignment(
+            request.lyrics, matrix, path, tuple(words), tuple(shown), len(codes) * token_seconds, layer, head
+        )
+
+    def search_alignment(
+        self,
+        songs: Sequence[Song | Sequence[Int[np.ndarray, " _"]]],
+        lyrics: Sequence[str] | None = None,
+        *,
+        record: bool = False,
+        progress: bool = True,
+    ) -> list[HeadScore]:
+        """Looks for the head of the top prior whose attention follows the lyrics: all that could, the best first.
+
+        Args:
+          songs: a few, with different lyrics, sampled or encoded; see `align`.
+          lyrics: of each song; by default those it was sampled with.
+          record: note the best beside the prior's folder, where `align` finds it.
+
+        Raises:
+          UserError: a prior that takes no lyrics, or no song that has some.
+        """
+        prior = self.priors[-1]
+        looking_layers(prior.config)
+        texts = [None] * len(songs) if lyrics is None else _one_each("lyrics", lyrics, len(songs), "songs")
+        sung = [self._sung(song, {"lyrics": text}) for song, text in zip(songs, texts, strict=True)]
+        hop_fraction = sung[0][2] if sung else TOP_HOP_FRACTION
+        codes, requests = [one[0] for one in sung], [one[1] for one in sung]
+        found = search_heads(self.levels[-1], codes, requests, hop_fraction, progress)
+        if record:
+            record_head(prior, found[0].layer, found[0].head)
+        return found
+
+    def _sung(
+        self,
+        song: Song | Sequence[Int[np.ndarray, " _"]],
+        told: Mapping[str, Any],
+        total_seconds: float | None = None,
+        offset_seconds: float | None = None,
+    ) -> tuple[Int[np.ndarray, " _"], Request, float]:
+        """A song's top-level tokens, what it was sampled by, changed by what is told, and the hop fraction."""
+        provenance = song.provenance if isinstance(song, Song) else {}
+        codes = np.asarray((song.tokens if isinstance(song, Song) else song)[-1], np.int32)
+        recorded = dict(provenance.get("request", {}))
+        recorded |= {name: value for name, value in told.items() if value is not None}
+        # Half of a surrogate pair, as JSON may hold, is no character, and could not be written.
+        recorded["lyrics"] = recorded.get("lyrics", "").encode("utf-8", "ignore").decode()
+        if not {"offset_samples", "total_samples"} <= recorded.keys() or (total_seconds, offset_seconds) != (
+            None,
+            None,
+        ):
+            length = len(codes) * self.codec.config.hops[-1]
+            place = song_place(self.codec.config, self.priors[-1], length, offset_seconds or 0.0, total_seconds)
+            recorded["offset_samples"], recorded["total_samples"] = place
+        try:
+            request = Request(**{"index": 0} | recorded)
+        except TypeError as error:
+            raise UserError(f"The song does not say how it was sampled ({error}): give its tokens alone.") from None
+        return codes, request, provenance.get("hop_fractions", [TOP_HOP_FRACTION])[-1]
+
     def load_tokens(self, path: os.PathLike | str) -> tuple[Int[np.ndarray, " _"], ...]:
         """Reads the tokens that `Song.save_tokens` wrote, level 0 first.
 
@@ -433,8 +551,8 @@ def load(folder: os.PathLike | str | None = None) -> Model:
     return Model(codec, priors)
 
 
-def _one_each(what: str, texts: str | Sequence[str], count: int) -> list[str]:
+def _one_each(what: str, texts: str | Sequence[str], count: int, of: str = "clips") -> list[str]:
     texts = [texts] * count if isinstance(texts, str) else list(texts)
     if len(texts) != count:
-        raise UserError(f"{what} is {len(texts)} texts for {count} clips: give one for each, or one for all.")
+        raise UserError(f"{what} is {len(texts)} texts for {count} {of}: give one for each, or one for all.")
     return texts

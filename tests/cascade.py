@@ -105,15 +105,15 @@ def random_model(lyrics: Lyrics | None = None) -> Model:
     return Model(TrainedCodec(CODEC, random_codec(), "tiny"), tuple(priors))
 
 
-def write_model(folder: Path, levels: Sequence[int] = (0, 1, 2)) -> Path:
-    """The codec and some priors of `random_model` as a folder that `api.load` reads."""
+def write_model(folder: Path, levels: Sequence[int] = (0, 1, 2), lyrics: Lyrics | None = None) -> Path:
+    """The codec and some priors of `random_model(lyrics)` as a folder that `api.load` reads."""
     codec = random_codec()
     books = {str(level): {"codes": codes} for level, codes in enumerate(codec.codebooks)}
     compact.save(
         folder / "vqvae", {"params": codec.params, "model_state": books}, {"kind": "codec", "model": to_dict(CODEC)}
     )
     for level in levels:
-        prior = random_model().priors[level]
+        prior = random_model(lyrics).priors[level]
         config = {"kind": "prior", "model": to_dict(prior.config), "labels": prior.labels.to_json(), "codec": ""}
         compact.save(folder / f"level_{level}", {"params": prior.params}, config)
     return folder

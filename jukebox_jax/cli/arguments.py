@@ -1,10 +1,12 @@
-"""Types of command-line values: what no verb could use is refused before anything is loaded."""
+"""Types of command-line values, and files they name: what no verb could use is refused before anything is loaded."""
 
 from __future__ import annotations
 
 import math
 from argparse import ArgumentTypeError
 from pathlib import Path
+
+from jukebox_jax.errors import UserError
 
 
 def seed(text: str) -> int:
@@ -38,3 +40,17 @@ def local_path(text: str) -> Path:
     if is_remote(text):
         raise ArgumentTypeError(f"{text} is not on this machine: give a local path, and copy from or to the bucket")
     return Path(text)
+
+
+def read_lyrics(path: Path) -> str:
+    """The text of a --lyrics-file.
+
+    Raises:
+      UserError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"--lyrics-file {path} cannot be read ({error.strerror}): check the path.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"--lyrics-file {path} is not UTF-8 text ({error.reason}): save it as that.") from None

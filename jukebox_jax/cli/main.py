@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from jukebox_jax import __version__
 from jukebox_jax.cli import (
+    align,
     bench,
     demo,
     embed,
@@ -39,6 +40,7 @@ VERBS = (
     page,
     export,
     reproduce,
+    align,
     embed,
     import_openai,
     export_openai,

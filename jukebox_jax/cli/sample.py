@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
     names += ("strict_labels", "original_overrun")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.lyrics_file:
-        given["lyrics"] = [_read_text(path) for path in args.lyrics_file]
+        given["lyrics"] = [arguments.read_lyrics(path) for path in args.lyrics_file]
     for name in ("artist", "genre"):
         if name in given:
             given[name] = [_blend(f"--{name}", text) for text in given[name]]
@@ -240,15 +240,6 @@ def _offset(text: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError(f"{text} is no place in a song: give a finite number, 0 or more")
     return value
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"--lyrics-file {path} cannot be read ({error.strerror}): check the path.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"--lyrics-file {path} is not UTF-8 text ({error.reason}): save it as that.") from None
 
 
 def _check_start(args: argparse.Namespace) -> None:

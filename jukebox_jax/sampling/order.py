@@ -213,7 +213,7 @@ def make_order(
     offsets, totals = _repeat("offset_seconds", offset_seconds, songs), _repeat("total_seconds", total_seconds, songs)
     requests = []
     for song in range(songs):
-        offset, total = _place(config, priors[-1], lengths[song], offsets[song], totals[song])
+        offset, total = song_place(config, priors[-1], lengths[song], offsets[song], totals[song])
         requests.append(Request(song, total, offset, artists[song], genres[song], texts[song]))
     return check_order(
         levels,
@@ -386,10 +386,14 @@ def _sample_length(config: VQVAEConfig, seconds: float | None, start: Beginning,
     return sample_length
 
 
-def _place(
+def song_place(
     config: VQVAEConfig, top: TrainedPrior, sample_length: int, offset_seconds: float, total_seconds: float | None
 ) -> tuple[int, int]:
-    """Where the sampled part starts in the imagined whole song, and how long that is, in samples."""
+    """Where the sampled part starts in the imagined whole song, and how long that is, in samples.
+
+    Raises:
+      UserError: a place outside the song, or a length that the prior does not know.
+    """
     rate, labels = config.sample_rate, top.config.labels
     if not (math.isfinite(offset_seconds * rate) and offset_seconds >= 0):
         raise UserError(f"offset_seconds is {offset_seconds}: give a finite number of seconds, 0 or more.")

@@ -90,7 +90,7 @@ def test_lyrics_in_one_sequence_with_the_music(level):
     (matrix,) = alignment(level, tokens, [song], 0.5, layer=15, head=1)
     np.testing.assert_allclose(matrix, expected(level, tokens[0], song, (0,), 15, 1), atol=1e-5)
     assert matrix.max() > 0.01
-    with pytest.raises(UserError, match="layer=None does not look at the lyrics: give one of 15"):
+    with pytest.raises(UserError, match=r"not known: search for it .*, or give layer \(15\)"):
         alignment(level, tokens, [song], 0.5)
 
 
