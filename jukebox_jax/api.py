@@ -43,7 +43,7 @@ from jukebox_jax.export.curves import training_curves
 from jukebox_jax.export.lyrics import Alignment
 from jukebox_jax.export.page import write_page
 from jukebox_jax.export.song import write_song
-from jukebox_jax.export.songs import song_sample, songs_page
+from jukebox_jax.export.song_page import song_sample, songs_page
 from jukebox_jax.export.tags import parse_provenance, read_provenance
 from jukebox_jax.files import atomic_file
 from jukebox_jax.labels.timed import TimedWord

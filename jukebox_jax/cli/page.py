@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jukebox_jax.cli import arguments
 from jukebox_jax.errors import UserError
 
 if TYPE_CHECKING:
     from jukebox_jax.api import Model, Song
+    from jukebox_jax.labels.timed import TimedWord
 
 DESCRIPTION = """Write a page on which sampled songs can be heard, level by level.
 
 FOLDERs are those that `jukebox-jax sample` wrote; songs of several stand on one page. Sound, spectrograms and how each
-song was made are all in the one file, which needs no network."""
+song was made are all in the one file, which needs no network. Lyrics light up as they are sung, where the model's head
+that follows them is known (see `jukebox-jax align`)."""
 EXAMPLE = "  jukebox-jax page songs longer --demo --out compared.html"
 IF_INTERRUPTED = "Run the same command again."
 
@@ -47,7 +49,8 @@ def run(args: argparse.Namespace) -> None:
     model = api.load(None if args.demo else args.model)
     songs = [read_song(model, path) for path in tqdm(paths, desc="decode", unit="song", disable=args.quiet)]
     titles = [f"{path.parent.name}/{path.name.removesuffix('.tokens.npz')}" for path in paths]
-    model.page(songs, out, titles=titles, runs=args.model)
+    words = [sung_words(model, song) for song in tqdm(songs, desc="align", unit="song", disable=args.quiet)]
+    model.page(songs, out, titles=titles, words=words, runs=args.model)
     print(out)
 
 
@@ -64,24 +67,23 @@ def songs_in(folder: Path) -> list[Path]:
 
 
 def read_song(model: Model, path: Path) -> Song:
-    """A song from its tokens, with the provenance beside it, if it is there.
+    """A song from its tokens, which say where they come from.
 
     Raises:
       UserError: the tokens are damaged, or another codec's.
     """
     from jukebox_jax.api import Song
 
-    tokens = model.load_tokens(path)
-    beside = path.with_name(path.name.replace(".tokens.npz", ".wav.json"))
-    return Song(tokens, model.decode(tokens), model.codec.config.sample_rate, _provenance(beside))
+    tokens, provenance = model.load_song(path)
+    return Song(tokens, model.decode(tokens), model.codec.config.sample_rate, provenance)
 
 
-def _provenance(path: Path) -> dict[str, Any]:
+def sung_words(model: Model, song: Song) -> Sequence[TimedWord]:
+    """When its lyrics are sung; nothing where it has none, or where nobody knows which head follows them."""
+    if not song.provenance.get("request", {}).get("lyrics", "").strip():
+        return ()
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        print(f"{path} is damaged, and left out.", file=sys.stderr)
-        return {}
-    return found
+        return model.align(song, progress=False).words
+    except UserError as error:
+        print(f"jukebox-jax: lyrics do not light up: {error}", file=sys.stderr)
+        return ()
