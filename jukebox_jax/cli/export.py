@@ -156,8 +156,8 @@ class _Song:
         level = self.provenance.get("level", 0)
         if self.level not in (None, level):
             raise UserError(
-                f"{self.path} is the sound of level {level}, not {self.level}: give the song's .tokens.npz, and --model "
-                "or --demo."
+                f"{self.path} is the sound of level {level}, not {self.level}: give the song's .tokens.npz, and "
+                "--model or --demo."
             )
         info = audio_info(self.path)
         self.sample_rate, self.seconds = info.sample_rate, info.seconds
