@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from jukebox_jax.export.loudness import (
 
 Number = int | float
 Samples = Float[np.ndarray, "t channels"]
+_Resampled = Float[np.ndarray, "out channels"]
 
 #: What streaming services ask for, lest their own coding clips.
 TRUE_PEAK_DBTP = -1.0
@@ -156,16 +158,16 @@ def treatments(provenance: Mapping[str, Any]) -> tuple[Treatment, ...]:
       UserError: that is no list of treatments.
     """
     steps = provenance.get("export", [])
-    try:
-        found = tuple(config.from_dict(Treatment, step) for step in steps) if isinstance(steps, list) else None
-    except UserError:
-        found = None
+    found = None
+    if isinstance(steps, list) and all(isinstance(step, Mapping) for step in steps):
+        with contextlib.suppress(UserError):
+            found = tuple(config.from_dict(Treatment, step) for step in steps)
     if found is None or not all(one.format in FORMATS and abs(one.gain_db) < 100 for one in found):
         raise UserError("What the song says of how it was exported was changed: give the file as it was exported.")
     return found
 
 
-def treated(samples: Float[np.ndarray, " t *channels"], sample_rate: int, treatment: Treatment) -> tuple[Samples, int]:
+def treated(samples: Float[np.ndarray, " t *_"], sample_rate: int, treatment: Treatment) -> tuple[_Resampled, int]:
     """Samples resampled, faded and turned as those of a file were, ready to be encoded, and their rate.
 
     Raises:
@@ -205,7 +207,7 @@ def _rate(format: Format, sample_rate: int) -> int:
     return sample_rate if not format.rates or sample_rate in format.rates else format.rates[-1]
 
 
-def _prepared(samples: Samples, sample_rate: int, rate: int, fade_in: Number, fade_out: Number) -> Samples:
+def _prepared(samples: Samples, sample_rate: int, rate: int, fade_in: Number, fade_out: Number) -> _Resampled:
     """Resampled and faded."""
     lasts = len(samples) / sample_rate
     if not (fade_in >= 0 and fade_out >= 0 and fade_in + fade_out <= lasts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,8 @@ def encode(
             block = data[start : start + BLOCK_FRAMES]
             file.write(block)
             tell(len(block) / sample_rate)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return _renumbered(data) if format.container == "OGG" else data
 
 
 def decode(data: bytes) -> tuple[Float[np.ndarray, "t channels"], int]:
@@ -121,3 +123,21 @@ def decode(data: bytes) -> tuple[Float[np.ndarray, "t channels"], int]:
 
     samples, sample_rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     return samples, sample_rate
+
+
+def _renumbered(data: bytes) -> bytes:
+    """An Ogg file as stream number 0. libsndfile draws a number anew each time, and the same sound should be the same
+    file (RFC 3533, section 6: the number and the checksum of a page)."""
+    file, start = bytearray(data), 0
+    while start < len(file):
+        segments = file[start + 26]
+        end = start + 27 + segments + sum(file[start + 27 : start + 27 + segments])
+        file[start + 14 : start + 18] = file[start + 22 : start + 26] = bytes(4)
+        # Ogg's CRC-32 takes bits in the other order than zlib's, from 0, and inverts nothing.
+        crc = ~zlib.crc32(file[start:end].translate(_MIRRORED), 0xFFFFFFFF) & 0xFFFFFFFF
+        file[start + 22 : start + 26] = crc.to_bytes(4, "big").translate(_MIRRORED)
+        start = end
+    return bytes(file)
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))

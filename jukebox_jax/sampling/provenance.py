@@ -171,7 +171,7 @@ def order_again(
     _check_models(codec, priors, song)
     count = codec.config.levels
     by_level = (song.sampling, song.hop_fractions, song.n_segments, song.tokens)
-    if any(len(values) != count for values in by_level) or not count - 1 <= len(song.batch_sizes) <= count:
+    if any(len(values) != count for values in by_level) or len(song.batch_sizes) != count - (song.mode == "upsample"):
         raise UserError(f"The song's settings are not those of {count} levels: give the file as it was exported.")
     if min(*song.n_segments, *song.batch_sizes, song.mesh.fsdp, song.mesh.tensor) < 1 or song.request.index < 0:
         raise UserError("The song's settings hold numbers below 1 where none can be: give the file as it was exported.")
