@@ -33,20 +33,18 @@ def song_sample(
       levels, tokens: level 0 first.
       codes: how many there are, of each level.
     """
-    request, sampling = provenance.get("request", {}), provenance.get("sampling", [{}])
+    request, sampling = provenance.get("request") or {}, provenance.get("sampling") or [{}]
     notes = [str(provenance[name]) for name in ("precision", "mode") if name in provenance]
     notes = [note for note in notes if note not in ("float32", "ancestral")]
     notes += ["approximate"] if provenance.get("approximate") else []
     return Sample(
         artist=_shown(request.get("artist", "")),
         genre=_shown(request.get("genre", "")),
-        seed=int(provenance.get("seed", 0)),
+        seed=int(provenance.get("seed") or 0),
         temperature=float(sampling[-1].get("temperature", 1.0)),
         levels=dict(enumerate(levels)),
         lyrics=str(request.get("lyrics", "")),
-        note=", ".join(
-            [*(str(provenance[name]) for name in notes), *["approximate"] * bool(provenance.get("approximate"))]
-        ),
+        note=", ".join(notes),
         words=words,
         codebooks=[CodebookUsage(level, np.bincount(own, minlength=codes)) for level, own in enumerate(tokens)],
         origin=dict(flat(provenance)),

@@ -37,7 +37,7 @@ SHORTER = {
     "train": ["--quiet", "--config.train.seconds=none", "--config.train.steps=2", "--config.train.min_steps=1"],
     "sample": ["--seconds", "0.5"],
     "bench": ["--steps", "1", "--quiet"],
-    "plan": ["--quiet"],
+    "plan": ["--quiet", "--mesh", "own"],
 }
 
 
@@ -142,6 +142,7 @@ def test_python_runs(page, world):
     """In a process of its own, as a reader would run it: without the type checks of the tests."""
     given = "import numpy\na = b = audio = numpy.zeros(8000, 'float32')\ntext, play = 'la la', print\n"
     shorter = re.sub(r"seconds=(\d+|\[[\d, ]+\])", "seconds=0.5", "\n".join(blocks(page, "python")))
+    shorter = shorter.replace("fade_out=2", "fade_out=0.1")
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command, variables = [sys.executable, "-c", given + shorter], os.environ | {"PYTHONPATH": paths}
     done = subprocess.run(command, cwd=world, env=variables, capture_output=True, text=True, check=False)
