@@ -16,6 +16,7 @@ from jukebox_jax.corpus.encode import encode_song
 from jukebox_jax.corpus.prepare import prepare
 from jukebox_jax.corpus.tokens import write_token_dataset
 from jukebox_jax.evaluation.codec import decibel
+from jukebox_jax.export.tags import read_provenance
 from jukebox_jax.pipeline.dataset import open_dataset
 
 TOY = Path(api.__file__).parent / "toy"
@@ -34,13 +35,17 @@ def test_it_is_small():
         assert config["kind"] == ("codec" if part == "vqvae" else "prior")
 
 
-def test_it_samples_a_song_that_is_not_silence(tmp_path):
+def test_it_samples_a_song_that_is_not_silence_and_can_be_sampled_again(tmp_path):
     argv = ["sample", "--demo", "--artist", "Clara Schumann", "--genre", "Piano", "--seconds", "1.5", "--seed", "1"]
     assert main([*argv, "--out", str(tmp_path)]) == 0
     audio, rate = soundfile.read(tmp_path / "seed_1_song_0.wav")
     assert rate == 44_100
     assert len(audio) == int(1.5 * 44_100) // 128 * 128
     assert 0.01 < np.sqrt(np.mean(audio**2)) < 0.5
+    sent = tmp_path / "seed_1_song_0.mp3"
+    assert main(["export", str(tmp_path / "seed_1_song_0.wav"), "--format", "mp3", "--loudness=-20"]) == 0
+    assert read_provenance(sent)["licence_of_weights"].startswith("Apache-2.0")
+    assert main(["reproduce", str(sent), "--demo"]) == 0
 
 
 def test_its_codec_reconstructs_held_out_music(audio):

@@ -102,7 +102,7 @@ def test_mistakes_are_seen_before_anything_is_written(song, capsys, monkeypatch)
     np.savez(old, codec="tiny", **{f"level_{level}": np.zeros(4, int) for level in range(3)})
     changed = folder / "changed.tokens.npz"
     with np.load(tokens) as stored:
-        np.savez(changed, **{name: stored[name] + (stored[name].dtype.kind == "i") for name in stored})
+        np.savez(changed, **{**stored, "level_1": stored["level_1"][::-1]})
     there = sorted(folder.iterdir())
     for argv, words in (
         ((song,), "In which format: give --format"),
@@ -112,6 +112,7 @@ def test_mistakes_are_seen_before_anything_is_written(song, capsys, monkeypatch)
         ((song, song, "--format", "mp3"), "Two songs would become"),
         ((song, "--format", "mp3", "--out", plain), "is not --format mp3"),
         ((song, "--format", "mp3", "--out", old), "is a file of another kind"),
+        ((song, "--format", "mp3", "--out", plain / "x"), "Not a directory: choose another folder"),
         ((song, "--format", "mp3", "--demo"), "are for tokens"),
         ((song, "--format", "mp3", "--level", "1"), "is the sound of level 0, not 1: give the song's .tokens.npz"),
         ((folder / "absent.wav", "--format", "mp3"), "absent.wav is no file"),
@@ -226,7 +227,7 @@ def test_an_interrupted_reproduction_goes_on(song, monkeypatch, capsys):
     assert main(["reproduce", str(song), "--demo"]) == 130
     assert "goes on from the windows" in capsys.readouterr().err
     session = song.with_name("song.wav.session")
-    assert len(list(session.glob("level_2_*.npz"))) > 1
+    assert list(session.glob("level_*_song_0_*.npz"))
     monkeypatch.setattr(api, "sample_order", real)
     assert main(["reproduce", str(song), "--demo"]) == 0
     assert not session.exists()
