@@ -27,6 +27,8 @@ def main(folders: list[str]) -> None:
     found: dict[str, list[list[tuple[int, float]]]] = {}
     for folder in folders:
         for curve in training_curves(folder):
+            if curve.unit == "codes in use":
+                continue
             found.setdefault(curve.model, []).append([(step, float(value)) for step, value in curve.train])
     bands = {name: band(curves) for name, curves in found.items()}
     with atomic_file(TARGET) as temporary:

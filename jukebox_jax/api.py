@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,22 +34,22 @@ from jukebox_jax.embedding.clips import (
 )
 from jukebox_jax.errors import UserError
 from jukebox_jax.evaluation.alignment import alignment, alignment_head, looking_layers, record_head
+from jukebox_jax.evaluation.likelihood import token_bits
 from jukebox_jax.evaluation.lyric_times import shown_words, word_times
 from jukebox_jax.evaluation.monotone import HeadScore, monotone_path, search_heads
-from jukebox_jax.export.audio import Finish, Number
 from jukebox_jax.export.comparison import length_difference, sound_difference
 from jukebox_jax.export.curves import training_curves
 from jukebox_jax.export.lyrics import Alignment
 from jukebox_jax.export.page import write_page
-from jukebox_jax.export.song import write_song
+from jukebox_jax.export.plots import Series
 from jukebox_jax.export.song_page import song_sample, songs_page
 from jukebox_jax.export.tags import parse_provenance, read_provenance
-from jukebox_jax.files import atomic_file
 from jukebox_jax.labels.timed import TimedWord
 from jukebox_jax.sampling.blends import Blended
 from jukebox_jax.sampling.cascade import Finished
 from jukebox_jax.sampling.memory import LevelPlan
 from jukebox_jax.sampling.order import (
+    HOP_FRACTION,
     TOP_HOP_FRACTION,
     LevelDone,
     Order,
@@ -65,91 +64,7 @@ from jukebox_jax.sampling.requests import Level, Request, unknown_names
 from jukebox_jax.sampling.seams import measure_seams
 from jukebox_jax.sampling.session import open_journal, recorded_settings, settings_hash
 from jukebox_jax.sampling.stream import Chunk, Streamer, decode_level
-
-
-@dataclass(frozen=True)
-class Song:
-    """A sampled song.
-
-    Attributes:
-      tokens: level 0 first, each int32 (t / hop,).
-      levels: audio decoded from each level alone, float32 (t,), level 0 first.
-      provenance: all that is needed to sample it again with the same model.
-    """
-
-    tokens: tuple[Int[np.ndarray, " _"], ...]
-    levels: tuple[Float[np.ndarray, " _"], ...]
-    sample_rate: int
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def audio(self) -> Float[np.ndarray, " t"]:
-        """The finished sound: level 0."""
-        return self.levels[0]
-
-    def save(
-        self,
-        path: os.PathLike | str,
-        level: int = 0,
-        *,
-        loudness: Number | None = None,
-        true_peak: Number | None = None,
-        fade_in: Number = 0,
-        fade_out: Number = 0,
-    ) -> None:
-        """Writes the sound of one level, in the format of the suffix (.wav, .flac, .ogg, .opus, .mp3), over what may be
-        there; where it comes from stands in its tags (if mutagen is installed) and in `PATH.json` beside it.
-
-        Args:
-          loudness: to turn it to, in LUFS (-14 for streaming), as far as its peaks allow; by default it stays as it is.
-          true_peak: what no peak of the file, as it is played, may pass, in dBTP. By default -1, but a .wav or .flac
-            without `loudness` has the samples as they are, unless they go beyond full scale.
-          fade_in, fade_out: in seconds.
-
-        Raises:
-          UserError: another suffix, or what this song cannot be given; nothing is written then.
-
-        Warns:
-          UserWarning: what came out otherwise than asked for: turned down, resampled, silent, without tags.
-        """
-        if not 0 <= level < len(self.levels):
-            raise UserError(f"The song has no level {level}: choose from 0 to {len(self.levels) - 1}.")
-        finish = Finish(loudness, true_peak, fade_in, fade_out)
-        for text in write_song(path, self.levels[level], self.sample_rate, self.provenance | {"level": level}, finish):
-            warnings.warn(text, stacklevel=2)
-
-    def save_tokens(self, path: os.PathLike | str) -> None:
-        """Writes the tokens of all levels as an npz file, with where they come from, for `Model.load_tokens`.
-
-        Raises:
-          UserError: a suffix other than .npz.
-        """
-        path = Path(path)
-        if path.suffix.lower() != ".npz":
-            raise UserError(f"{path}: tokens are written as .npz: choose this suffix.")
-        levels = {f"level_{level}": codes for level, codes in enumerate(self.tokens)}
-        with atomic_file(path) as temporary:
-            np.savez_compressed(
-                temporary,
-                codec=np.asarray(self.provenance["codec"]),
-                provenance=np.asarray(json.dumps(self.provenance, allow_nan=False)),
-                **levels,
-            )
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """A song sampled again.
-
-    Attributes:
-      song: None if it was not sampled, as the file is of another length.
-      differences: from what it was, a sentence each; none if it is the same song.
-      environment: what is otherwise here than where it was first sampled, which may be why.
-    """
-
-    song: Song | None
-    differences: tuple[str, ...]
-    environment: tuple[str, ...]
+from jukebox_jax.song import Reproduction, Song
 
 
 @dataclass(frozen=True)
@@ -365,6 +280,7 @@ class Model:
         *,
         titles: Sequence[str] | None = None,
         words: Sequence[Sequence[TimedWord]] | None = None,
+        surprise: bool = False,
         runs: os.PathLike | str | None = None,
     ) -> None:
         """Writes songs as one HTML file to listen to: all levels, spectrograms, how they were made.
@@ -372,16 +288,28 @@ class Model:
         Args:
           titles: of the songs; by default their numbers.
           words: of each song, when its lyrics are sung.
+          surprise: also draw how many bits each token of the top level takes; the top prior hears the songs for it.
           runs: folder of the runs that trained this model, for their loss curves.
         """
         songs = [songs] if isinstance(songs, Song) else songs
         codes, rate = self.codec.config.codes, self.codec.config.sample_rate
         samples = [
-            song_sample(song.levels, song.tokens, codes, song.provenance, *more)
+            song_sample(song.levels, song.tokens, codes, song.provenance, *more, [self.surprise(song)] * surprise)
             for song, *more in zip(songs, words or [()] * len(songs), titles or [None] * len(songs), strict=True)
         ]
         curves = [] if runs is None else training_curves(runs, self.codec.config.levels)
         write_page(path, songs_page(samples, rate, curves))
+
+    def surprise(self, song: Song | Sequence[Int[np.ndarray, " _"]], level: int | None = None) -> Series:
+        """How many bits each token of a level (the top one) takes a prior that is told what the song was sampled by."""
+        level = len(self.priors) - 1 if level is None else level
+        tokens = song.tokens if isinstance(song, Song) else song
+        _, request, _ = self._sung(song, {})
+        upper = tokens[level + 1] if level + 1 < len(self.priors) else None
+        hop_fraction = TOP_HOP_FRACTION if upper is None else HOP_FRACTION
+        bits = token_bits(self.levels[level], np.asarray(tokens[level]), request, hop_fraction, upper)
+        seconds = np.arange(len(bits)) * self.codec.config.hops[level] / self.codec.config.sample_rate
+        return Series(f"Surprise, level {level}", "bits per token", seconds.tolist(), bits.tolist())
 
     def align(
         self,

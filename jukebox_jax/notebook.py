@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jukebox_jax.api import Song
 from jukebox_jax.parallel.topology import load_assumptions, parse_topology
 from jukebox_jax.planning.layouts import Run, strategies
 from jukebox_jax.planning.page import as_html
 from jukebox_jax.planning.plan import Question, Row, best_of_each, reason_for, recommended, rows
+from jukebox_jax.song import Song
 from jukebox_jax.training.telemetry import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:

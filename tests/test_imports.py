@@ -23,7 +23,7 @@ FLOORS = [
     {"training", "evaluation", "embedding"},
     {"export"},
     {"recipe"},
-    {"planning"},
+    {"planning", "song"},
     {"api", "demo"},
     {"notebook"},
     {"cli", "__main__"},

@@ -14,7 +14,8 @@ from jukebox_jax.errors import UserError
 from jukebox_jax.files import check_targets
 
 if TYPE_CHECKING:
-    from jukebox_jax.api import Model, Song
+    from jukebox_jax.api import Model
+    from jukebox_jax.song import Song
 
 DESCRIPTION = """Find out when each word of a song's lyrics is sung, by what the top prior looks at.
 
@@ -143,6 +144,6 @@ def _provenance(path: Path) -> dict[str, Any]:
 
 
 def _song(model: Model, path: Path, provenance: dict[str, Any]) -> Song:
-    from jukebox_jax.api import Song
+    from jukebox_jax.song import Song
 
     return Song(model.load_tokens(path), (), model.codec.config.sample_rate, provenance)

@@ -12,8 +12,9 @@ from jukebox_jax.cli import arguments
 from jukebox_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from jukebox_jax.api import Model, Song
+    from jukebox_jax.api import Model
     from jukebox_jax.labels.timed import TimedWord
+    from jukebox_jax.song import Song
 
 DESCRIPTION = """Write a page on which sampled songs can be heard, level by level.
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE.html", type=arguments.local_path, help="where to write (the first FOLDER's index.html)"
     )
+    parser.add_argument("--surprise", action="store_true", help="also draw how many bits each top-level token takes")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     songs = [read_song(model, path) for path in tqdm(paths, desc="decode", unit="song", disable=args.quiet)]
     titles = [f"{path.parent.name}/{path.name.removesuffix('.tokens.npz')}" for path in paths]
     words = [sung_words(model, song) for song in tqdm(songs, desc="align", unit="song", disable=args.quiet)]
-    model.page(songs, out, titles=titles, words=words, runs=args.model)
+    model.page(songs, out, titles=titles, words=words, surprise=args.surprise, runs=args.model)
     print(out)
 
 
@@ -72,7 +74,7 @@ def read_song(model: Model, path: Path) -> Song:
     Raises:
       UserError: the tokens are damaged, or another codec's.
     """
-    from jukebox_jax.api import Song
+    from jukebox_jax.song import Song
 
     tokens, provenance = model.load_song(path)
     return Song(tokens, model.decode(tokens), model.codec.config.sample_rate, provenance)

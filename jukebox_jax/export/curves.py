@@ -1,9 +1,10 @@
-"""Loss curves of a cascade's training runs, with what they looked like in runs that went well."""
+"""Curves of a cascade's training runs: losses, with what they looked like in runs that went well, and codes in use."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -16,7 +17,7 @@ CODEC_LOSS, PRIOR_LOSS = ("loss", "loss"), ("bits_per_token", "bits per token")
 
 
 def training_curves(runs: os.PathLike | str, levels: int = 3, bands: bool = False) -> list[LossCurve]:
-    """The curves of the codec and of the priors, top first, of those that have metrics.
+    """Loss of the codec, its codes in use, and loss of the priors, top first, of those runs that have metrics.
 
     Args:
       bands: draw what is normal behind them; that is known of the demo's models only.
@@ -32,7 +33,20 @@ def training_curves(runs: os.PathLike | str, levels: int = 3, bands: bool = Fals
             [(int(row["step"]), float(row[k])) for row in rows if row.get(k) is not None] for k in (key, f"eval_{key}")
         )
         curves.append(LossCurve(name, unit, train, held_out, normal.get(name, ())))
+        if name == CODEC_FOLDER:
+            curves += _usage(rows, levels)
     return curves
+
+
+def _usage(rows: Sequence[Mapping[str, float | int | None]], levels: int) -> list[LossCurve]:
+    """How many codes of each level were in use (see `codec_task`), where the metrics tell."""
+    found = []
+    for level in range(levels):
+        key = f"usage_l{level + 1}"
+        points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
+        if points:
+            found.append(LossCurve(f"{CODEC_FOLDER}, level {level}", "codes in use", points))
+    return found
 
 
 def normal_bands() -> dict[str, Band]:

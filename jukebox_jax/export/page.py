@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 import jukebox_jax
 from jukebox_jax.export import plots
-from jukebox_jax.export.plots import CodebookUsage, LossCurve, Number
+from jukebox_jax.export.plots import CodebookUsage, LossCurve, Number, Series
 from jukebox_jax.files import atomic_file
 from jukebox_jax.labels.timed import TimedWord
 
@@ -69,6 +69,7 @@ class Sample:
       lyrics: as they were given; shown where there are no `words`.
       words: when they are sung, in order: they light up as the music plays.
       codebooks: how often each code occurs in it.
+      series: what changes over its time, as how surprising a prior finds it.
       origin: how it was made, by name.
       title: None: "Sample" and its number.
     """
@@ -82,6 +83,7 @@ class Sample:
     note: str = ""
     words: Sequence[TimedWord] = ()
     codebooks: Sequence[CodebookUsage] = ()
+    series: Sequence[Series] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
     title: str | None = None
 
@@ -238,7 +240,7 @@ def _words_html(words: Sequence[TimedWord]) -> str:
 def _details_html(sample: Sample) -> str:
     """What only some want to know: how it was made, and which codes it uses."""
     rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in sample.origin.items())
-    charts = "".join(map(_codebook_html, sample.codebooks))
+    charts = "".join(map(_codebook_html, sample.codebooks)) + "".join(map(_series_html, sample.series))
     parts = (f"<dl>{rows}</dl>" if rows else "") + (f'<div class="charts small">{charts}</div>' if charts else "")
     return f"<details><summary>How it was made</summary>{parts}</details>" if parts else ""
 
@@ -332,6 +334,10 @@ def _codebook_html(usage: CodebookUsage) -> str:
         f'<figure><figcaption>Level {usage.level} <span class="measure">{summary}</span></figcaption>'
         f"{plots.codebook_usage_svg(usage)}</figure>"
     )
+
+
+def _series_html(series: Series) -> str:
+    return f"<figure><figcaption>{_text(series.name)}</figcaption>{plots.series_svg(series)}</figure>"
 
 
 def _table_html(figures: Sequence[KeyFigure]) -> str:

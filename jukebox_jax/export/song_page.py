@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jukebox_jax.export.page import PageContent, Sample
-from jukebox_jax.export.plots import CodebookUsage, LossCurve
+from jukebox_jax.export.plots import CodebookUsage, LossCurve, Series
 from jukebox_jax.labels.timed import TimedWord
 
 EXPLANATION = (
@@ -26,6 +26,7 @@ def song_sample(
     provenance: Mapping[str, Any],
     words: Sequence[TimedWord] = (),
     title: str | None = None,
+    series: Sequence[Series] = (),
 ) -> Sample:
     """A song as a page shows it. What its provenance lacks is left out.
 
@@ -47,6 +48,7 @@ def song_sample(
         note=", ".join(notes),
         words=words,
         codebooks=[CodebookUsage(level, np.bincount(own, minlength=codes)) for level, own in enumerate(tokens)],
+        series=series,
         origin=dict(flat(provenance)),
         title=title,
     )

@@ -23,8 +23,8 @@ def world(tmp_path_factory):
     return root
 
 
-def page(world, *folders, **options) -> int:
-    more = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+def page(world, *folders, flags=(), **options) -> int:
+    more = [*flags] + [text for name, value in options.items() for text in (f"--{name}", str(value))]
     return main(
         ["page", *(str(world / folder) for folder in folders), "--model", str(world / "model"), *more, "--quiet"]
     )
@@ -32,12 +32,13 @@ def page(world, *folders, **options) -> int:
 
 @pytest.mark.filterwarnings("ignore:The model takes no lyrics")
 def test_songs_of_several_folders_stand_on_one_page(world, tmp_path, capsys):
-    assert page(world, "one", "two", out=tmp_path / "all.html") == 0
+    assert page(world, "one", "two", flags=["--surprise"], out=tmp_path / "all.html") == 0
     assert capsys.readouterr().out == f"{tmp_path / 'all.html'}\n"
     text = (tmp_path / "all.html").read_text()
     assert text.count('class="deck"') == 2
     assert "one/song" in text
     assert "two/song" in text
+    assert text.count("Surprise, level 2</figcaption>") == 2
     assert EVIL not in text
     assert page(world, "one") == 0
     assert (world / "one/index.html").exists()

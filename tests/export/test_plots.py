@@ -117,3 +117,21 @@ def test_codebook_usage_counts_used_codes_and_perplexity():
     # Half of the codes are used: the area ends in the middle of the axis.
     assert float(outline.split()[-1].split(",")[0]) == pytest.approx((44 + 344) / 2)
     assert "no code used" in plots.codebook_usage_svg(plots.CodebookUsage(0, np.zeros(8, int)))
+
+
+def test_a_band_of_what_is_normal_stands_behind_a_curve():
+    curve = plots.LossCurve(
+        "prior", "bits", [(1, 9.0), (100, 8.0)], band=[(1, 8.5, 9.5), (50, 8.0, 9.0), (200, 7.0, 8.0)]
+    )
+    drawn = plots.loss_curve_svg(curve)
+    (drawn_band,) = re.findall(r'<polygon points="([^"]+)"', drawn)
+    assert len(drawn_band.split()) == 4  # what lies beyond the run's last step is not drawn
+    assert "<polygon" not in plots.loss_curve_svg(plots.LossCurve("prior", "bits", [(1, 9.0), (100, 8.0)]))
+
+
+def test_values_over_time_and_none():
+    series = plots.Series("Surprise <of> it", "bits", [0.0, 0.5, 1.0], [3.0, float("nan"), 5.0])
+    drawn = plots.series_svg(series)
+    assert "Surprise &lt;of&gt; it" in drawn
+    assert drawn.count("<polyline") >= 2
+    assert "no finite values" in plots.series_svg(plots.Series("a", "b", [], []))
