@@ -105,8 +105,13 @@ def load_licence(folder: os.PathLike | str) -> str:
     """The licence of the weights in a run folder or model folder, "" where nobody has said.
 
     It stands under "licence" in `config.json`, or where an importer put it, in `metadata.json`.
+
+    Raises:
+      UserError: no such folder, or not the step of it that is named.
     """
-    folder, _ = _existing(folder)
+    folder, step = _existing(folder)
+    if step is not None and (folder / CHECKPOINTS).is_dir():
+        chosen_step(folder, step)
     for name in (CONFIG_FILE, _METADATA_FILE):
         licence = config_lib.load_json(folder / name).get("licence") if (folder / name).is_file() else None
         if isinstance(licence, str) and licence:
