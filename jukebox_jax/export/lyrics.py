@@ -169,9 +169,8 @@ def attention_png(alignment: Alignment) -> bytes:
     axes.plot(times, alignment.path + 0.5, color="cyan", linewidth=0.8)
     labelled = alignment.shown[:: -(-len(alignment.shown) // _MOST_LABELS)] if alignment.shown else ()
     labels, missing = _drawable([word.text for word in labelled])
-    axes.set_yticks([min(word.start + 1, characters) for word in labelled])
-    for tick, text in zip(axes.set_yticklabels([""] * len(labelled)), labels, strict=True):
-        tick.update({"text": text, "parse_math": False, "fontfamily": _FONT, "fontsize": 8})
+    places = [min(word.start + 1, characters) for word in labelled]
+    axes.set_yticks(places, labels, parse_math=False, fontfamily=_FONT, fontsize=8)
     axes.set_xlabel("seconds")
     axes.set_title(f"Attention to the lyrics: layer {alignment.layer}, head {alignment.head}", fontsize=10)
     if missing:

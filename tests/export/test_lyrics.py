@@ -103,7 +103,7 @@ def picture(found: Alignment) -> Image.Image:
 
 
 def test_a_picture_shows_where_it_looks(tmp_path):
-    found = aligned("one two three")
+    found = aligned("123 456 78901")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         image = picture(found)
@@ -112,6 +112,10 @@ def test_a_picture_shows_where_it_looks(tmp_path):
     assert np.array_equal(np.asarray(image), np.asarray(Image.open(tmp_path / "song.png")))
     empty = Alignment(found.lyrics, 0 * found.matrix, found.path, found.words, found.shown, found.seconds, 3, 1)
     assert np.mean(np.asarray(image) != np.asarray(picture(empty))) > 0.01
+    backwards = aligned("456 789 01234")  # digits, all of one width
+    assert np.array_equal(backwards.matrix, found.matrix)
+    differs = np.argwhere(np.asarray(image) != np.asarray(picture(backwards)))
+    assert 0 < differs[:, 1].max() < 100  # only the words at the left
 
 
 def test_letters_that_the_font_lacks_are_told_once():
