@@ -72,6 +72,7 @@ setup(
             *("beartype>=0.20", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"),
             *("Unidecode>=1.1.1,<=1.3.4", "apache-beam>=2.70", "av>=14", "mutagen>=1.47"),
             *("pyloudnorm>=0.1.1", "c2pa-python>=0.30", "cryptography>=43"),
+            *("ipykernel", "nbclient", "playwright>=1.50"),
         ],
     },
     classifiers=[
