@@ -19,7 +19,7 @@ from jukebox_jax.files import remove_unfinished
 if TYPE_CHECKING:
     import numpy as np
 
-    from jukebox_jax.api import Model
+    from jukebox_jax.api import Model, Song
     from jukebox_jax.sampling.memory import LevelPlan
 
 DESCRIPTION = """Sample songs: top prior, two upsamplers, decoder.
@@ -173,8 +173,17 @@ def run(args: argparse.Namespace) -> None:
             song.save_tokens(path.with_suffix(".tokens.npz"))
             print(path)
         if not args.no_page:
-            model.page(songs, args.out / "index.html")
-            print(f"Open {args.out / 'index.html'} to listen.", file=sys.stderr)
+            _write_page(model, songs, args.out / "index.html")
+
+
+def _write_page(model: Model, songs: Sequence[Song], path: Path) -> None:
+    """The page of songs that are written already: what stands in its way does not undo them."""
+    try:
+        model.page(songs, path)
+    except UserError as error:
+        print(f"jukebox-jax: the songs are written, but no page: {error}", file=sys.stderr)
+    else:
+        print(f"Open {path} to listen.", file=sys.stderr)
 
 
 def print_plan(plans: Sequence[LevelPlan]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 import jukebox_jax
+from jukebox_jax.errors import UserError
 from jukebox_jax.export import plots
 from jukebox_jax.export.plots import CodebookUsage, LossCurve, Number, Series
 from jukebox_jax.files import atomic_file
@@ -44,6 +45,9 @@ _MP3_KBITS = 96
 # What an MP3 begins with that nobody played: the encoder's 576 samples and a decoder's 529. Decoders that read the
 # encoder's header leave them out; the page's script takes them away where one did not.
 _MP3_DELAY_SAMPLES = 576 + 529
+# Audio of another rate is resampled: at lower ones the same setting means fewer bits, and at some of them frames too
+# small for the encoder's header, so that its delay would stay in; rates that MP3 does not know cannot be encoded.
+_MP3_RATES = (32_000, 44_100, 48_000)
 _KBITS_RANGE = (320, 32)  # What soundfile's compression_level 0 and 1 mean for MPEG-1 layer III.
 
 
@@ -132,6 +136,7 @@ def write_page(
 
     Raises:
       ValueError: an audio is empty, not one-dimensional or not finite.
+      UserError: soundfile is missing, or cannot write MP3.
     """
     rate = content.sample_rate
     pieces = [_piece_html(piece, rate, piece_seconds) for piece in content.pieces]
@@ -296,6 +301,7 @@ def _version_html(title: str, version: _Version, audio: Float[np.ndarray, " t"],
     time = [(at, label) for at, label in plots.time_ticks(len(audio) / sample_rate) if at <= 0.96]
     picture = _data_uri("image/webp", plots.spectrogram_image(audio, sample_rate))
     name = f"{title}, {version.label}"
+    heard, heard_rate = _playable(audio, sample_rate)
     return (
         f'<figure class="version"><figcaption><span>{version.label}</span>'
         f'<span class="measure">{_text(version.measure)}</span></figcaption><div class="spectrogram">'
@@ -303,8 +309,8 @@ def _version_html(title: str, version: _Version, audio: Float[np.ndarray, " t"],
         f'<div class="picture"><img src="{picture}" alt="Spectrogram: {_text(name)}"><i class="playhead"></i></div>'
         f'<div class="seconds" aria-hidden="true">{"".join(_tick("left", *tick) for tick in time)}</div></div>'
         f'<audio controls preload="none" aria-label="{_text(name)}" '
-        f'data-delay="{_MP3_DELAY_SAMPLES / sample_rate:.5f}" '
-        f'src="{_data_uri("audio/mpeg", _mp3(audio, sample_rate))}"></audio></figure>'
+        f'data-delay="{_MP3_DELAY_SAMPLES / heard_rate:.5f}" '
+        f'src="{_data_uri("audio/mpeg", _mp3(heard, heard_rate))}"></audio></figure>'
     )
 
 
@@ -372,9 +378,22 @@ def _checked(audio: np.ndarray, name: str) -> int:
     return len(audio)
 
 
-def _mp3(audio: Float[np.ndarray, " t"], sample_rate: int) -> bytes:
-    import soundfile
+def _playable(audio: Float[np.ndarray, " t"], sample_rate: int) -> tuple[Float[np.ndarray, " _"], int]:
+    """Audio at a rate of `_MP3_RATES`, and that rate."""
+    if sample_rate in _MP3_RATES:
+        return audio, sample_rate
+    import soxr
 
+    return soxr.resample(audio, sample_rate, 44_100, quality="HQ"), 44_100
+
+
+def _mp3(audio: Float[np.ndarray, " t"], sample_rate: int) -> bytes:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the library that it wraps is not there
+        raise UserError(f"A page needs soundfile for its sound ({error}): pip install soundfile.") from None
+    if "MP3" not in soundfile.available_formats():
+        raise UserError("A page needs MP3, which this libsndfile cannot write: install version 1.1 or later.")
     fastest, slowest = _KBITS_RANGE
     buffer = io.BytesIO()
     with soundfile.SoundFile(

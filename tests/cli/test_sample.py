@@ -35,15 +35,16 @@ def run(*options, out):
     return sorted(out.glob("*.tokens.npz"))
 
 
-def test_a_song_goes_on_and_is_upsampled_anew(tmp_path, load, capsys):
+def test_a_song_goes_on_and_is_upsampled_anew(tmp_path, load, capsys, monkeypatch):
     load(random_model())
     short, other = (run("--seconds", "0.2", "--seed", seed, out=tmp_path / seed)[0] for seed in ("1", "2"))
     assert {path.name for path in (tmp_path / "1").iterdir()} == {
         *(f"seed_1_song_0.{suffix}" for suffix in ("wav", "wav.json", "tokens.npz")),
-        "sessions",
+        *("index.html", "sessions"),
     }
     out, err = capsys.readouterr()
     assert "level 2: weights" in err
+    assert f"Open {tmp_path / '1' / 'index.html'} to listen." in err
     assert out.split() == [str(tmp_path / seed / f"seed_{seed}_song_0.wav") for seed in ("1", "2")]
 
     files = ["--continue", str(short), "--continue", str(other)]
@@ -53,10 +54,13 @@ def test_a_song_goes_on_and_is_upsampled_anew(tmp_path, load, capsys):
         assert all(equal(a, b[: len(a)]) for a, b in zip(begun, whole, strict=True))
         assert [len(codes) for codes in whole] == [288, 72, 18]
 
+    monkeypatch.setattr(soundfile, "available_formats", lambda: {"WAV": "as libsndfile before 1.1"})
     (anew,) = run("--upsample", str(short), "--prompt-seconds", "0.15", "--seed", "5", out=tmp_path / "anew")
     tokens = random_model().load_tokens(anew)
     assert [len(codes) for codes in tokens] == [144, 36, 9]
     assert equal(tokens[2], random_model().load_tokens(short)[2][:9])
+    assert not (tmp_path / "anew" / "index.html").exists()
+    assert "the songs are written, but no page: A page needs MP3" in capsys.readouterr().err
 
     files = ["--continue", str(short), "--continue", str(longer[0])]
     mixed = run(*files, "--seconds", "0.4", "--n-samples", "2", out=tmp_path / "mixed")

@@ -6,11 +6,13 @@ import base64
 import hashlib
 import io
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from jukebox_jax.errors import UserError
 from jukebox_jax.export import page
 from jukebox_jax.export.plots import CodebookUsage, LossCurve
 
@@ -195,4 +197,23 @@ def test_unplayable_audio_is_refused_before_anything_is_written(tmp_path, audio)
     bad = page.Piece("A Piece", "a", "g", audio.astype(np.float32), {}, {})
     with pytest.raises(ValueError, match="A Piece, Original"):
         page.write_page(tmp_path / "page.html", page.PageContent("t", RATE, pieces=[bad]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", [8000, 10_000, 22_050, 96_000])
+def test_any_rate_is_heard_in_time_and_at_its_length(tmp_path, rate):
+    """Neither delayed nor refused, though MP3 knows few rates, and at low ones has no room to note the delay."""
+    audio = np.zeros(2 * rate, np.float32)
+    audio[rate : rate + max(1, rate // 2000)] = 0.9
+    content = page.PageContent("t", rate, pieces=[page.Piece("t", "a", "g", audio, {}, {})])
+    [heard] = sounds(Document(written(tmp_path, content)))
+    assert len(heard) == 2 * RATE
+    assert np.argmax(np.abs(heard) > 0.3) / RATE == pytest.approx(1, abs=0.001)
+
+
+def test_without_soundfile_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)  # what an import finds where it is not installed
+    content = page.PageContent("t", RATE, pieces=[piece(220, 0.3)])
+    with pytest.raises(UserError, match="pip install soundfile"):
+        page.write_page(tmp_path / "page.html", content)
     assert list(tmp_path.iterdir()) == []
