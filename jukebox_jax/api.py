@@ -44,7 +44,6 @@ from jukebox_jax.export.page import write_page
 from jukebox_jax.export.plots import Series
 from jukebox_jax.export.song_page import song_sample, songs_page
 from jukebox_jax.export.tags import parse_provenance, read_provenance
-from jukebox_jax.labels.timed import TimedWord
 from jukebox_jax.sampling.blends import Blended
 from jukebox_jax.sampling.cascade import Finished
 from jukebox_jax.sampling.memory import LevelPlan
@@ -279,7 +278,7 @@ class Model:
         path: os.PathLike | str,
         *,
         titles: Sequence[str] | None = None,
-        words: Sequence[Sequence[TimedWord]] | None = None,
+        alignments: Sequence[Alignment | None] | None = None,
         surprise: bool = False,
         runs: os.PathLike | str | None = None,
     ) -> None:
@@ -287,7 +286,7 @@ class Model:
 
         Args:
           titles: of the songs; by default their numbers.
-          words: of each song, when its lyrics are sung.
+          alignments: of each song's lyrics, by `align`: they light up as they are sung.
           surprise: also draw how many bits each token of the top level takes; the top prior hears the songs for it.
           runs: folder of the runs that trained this model, for their loss curves.
         """
@@ -295,7 +294,7 @@ class Model:
         codes, rate = self.codec.config.codes, self.codec.config.sample_rate
         samples = [
             song_sample(song.levels, song.tokens, codes, song.provenance, *more, [self.surprise(song)] * surprise)
-            for song, *more in zip(songs, words or [()] * len(songs), titles or [None] * len(songs), strict=True)
+            for song, *more in zip(songs, alignments or [None] * len(songs), titles or [None] * len(songs), strict=True)
         ]
         curves = [] if runs is None else training_curves(runs, self.codec.config.levels)
         write_page(path, songs_page(samples, rate, curves))

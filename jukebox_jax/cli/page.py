@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from jukebox_jax.errors import UserError
 
 if TYPE_CHECKING:
     from jukebox_jax.api import Model
-    from jukebox_jax.labels.timed import TimedWord
+    from jukebox_jax.export.lyrics import Alignment
     from jukebox_jax.song import Song
 
 DESCRIPTION = """Write a page on which sampled songs can be heard, level by level.
@@ -51,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
     model = api.load(None if args.demo else args.model)
     songs = [read_song(model, path) for path in tqdm(paths, desc="decode", unit="song", disable=args.quiet)]
     titles = [f"{path.parent.name}/{path.name.removesuffix('.tokens.npz')}" for path in paths]
-    words = [sung_words(model, song) for song in tqdm(songs, desc="align", unit="song", disable=args.quiet)]
-    model.page(songs, out, titles=titles, words=words, surprise=args.surprise, runs=args.model)
+    alignments = [aligned(model, song) for song in tqdm(songs, desc="align", unit="song", disable=args.quiet)]
+    model.page(songs, out, titles=titles, alignments=alignments, surprise=args.surprise, runs=args.model)
     print(out)
 
 
@@ -80,12 +79,12 @@ def read_song(model: Model, path: Path) -> Song:
     return Song(tokens, model.decode(tokens), model.codec.config.sample_rate, provenance)
 
 
-def sung_words(model: Model, song: Song) -> Sequence[TimedWord]:
+def aligned(model: Model, song: Song) -> Alignment | None:
     """When its lyrics are sung; nothing where it has none, or where nobody knows which head follows them."""
     if not song.provenance.get("request", {}).get("lyrics", "").strip():
-        return ()
+        return None
     try:
-        return model.align(song, progress=False).words
+        return model.align(song, progress=False)
     except UserError as error:
         print(f"jukebox-jax: lyrics do not light up: {error}", file=sys.stderr)
-        return ()
+        return None

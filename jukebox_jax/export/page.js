@@ -154,7 +154,17 @@ function makeDeck(root) {
   audios.forEach(audio => { audio.controls = false; });
   play.addEventListener("click", toggle);
   buttons.forEach((button, i) => button.addEventListener("click", () => choose(i)));
-  words.forEach(word => word.addEventListener("click", () => seek(Number(word.dataset.start))));
+  words.forEach((word, i) => {
+    word.addEventListener("click", () => seek(Number(word.dataset.start)));
+    word.addEventListener("focus", () => words.forEach(other => { other.tabIndex = other === word ? 0 : -1; }));
+    word.addEventListener("keydown", event => {
+      const way = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+      if (!way) return;
+      event.preventDefault();
+      event.stopPropagation(); // elsewhere arrows move in time
+      words[i + way]?.focus();
+    });
+  });
   views.forEach((view, i) => {
     const picture = view.querySelector(".picture");
     picture.addEventListener("click", event => {
@@ -176,6 +186,7 @@ function makeDeck(root) {
     root, play, toggle, pause, choose,
     chooseKey: key => choose(buttons.findIndex(button => button.dataset.key === key)),
     move: way => seek(now() + way),
+    sounding: () => running !== null,
   };
   for (const kind of ["pointerdown", "focusin"]) root.addEventListener(kind, () => { active = self; });
   draw();

@@ -19,7 +19,7 @@ from jaxtyping import Float
 import jukebox_jax
 from jukebox_jax.errors import UserError
 from jukebox_jax.export import plots
-from jukebox_jax.export.plots import CodebookUsage, LossCurve, Number, Series
+from jukebox_jax.export.plots import Attention, CodebookUsage, LossCurve, Number, Series
 from jukebox_jax.files import atomic_file
 from jukebox_jax.labels.timed import TimedWord
 
@@ -74,6 +74,7 @@ class Sample:
       words: when they are sung, in order: they light up as the music plays.
       codebooks: how often each code occurs in it.
       series: what changes over its time, as how surprising a prior finds it.
+      attention: where the prior looks in its lyrics.
       origin: how it was made, by name.
       title: None: "Sample" and its number.
     """
@@ -88,6 +89,7 @@ class Sample:
     words: Sequence[TimedWord] = ()
     codebooks: Sequence[CodebookUsage] = ()
     series: Sequence[Series] = ()
+    attention: Attention | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
     title: str | None = None
 
@@ -235,17 +237,22 @@ def _words_html(words: Sequence[TimedWord]) -> str:
     for before, word in zip([None, *words], words, strict=False):
         if before is not None:
             parts.append(" " if before.line == word.line else "\n")
+        # One stop of the Tab key for all of them; arrow keys go from word to word.
         parts.append(
-            f'<button type="button" class="word" data-start="{word.start:.3f}" data-end="{word.end:.3f}">'
+            f'<button type="button" class="word" tabindex="{0 if before is None else -1}" '
+            f'data-start="{word.start:.3f}" data-end="{word.end:.3f}">'
             f"{_text(word.text)}</button>"
         )
-    return f'<p class="lyrics" dir="auto">{"".join(parts)}</p>'
+    label = "Lyrics: arrow keys go from word to word, Enter plays from there"
+    return f'<p class="lyrics" dir="auto" role="group" aria-label="{label}">{"".join(parts)}</p>'
 
 
 def _details_html(sample: Sample) -> str:
     """What only some want to know: how it was made, and which codes it uses."""
     rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in sample.origin.items())
     charts = "".join(map(_codebook_html, sample.codebooks)) + "".join(map(_series_html, sample.series))
+    if sample.attention is not None:
+        charts += f"<figure><figcaption>Attention</figcaption>{plots.attention_svg(sample.attention)}</figure>"
     parts = (f"<dl>{rows}</dl>" if rows else "") + (f'<div class="charts small">{charts}</div>' if charts else "")
     return f"<details><summary>How it was made</summary>{parts}</details>" if parts else ""
 
@@ -290,7 +297,7 @@ def _deck_html(
         '<path class="stop" d="M6 5h4v14H6zM14 5h4v14h-4z"/></svg></button>'
         f'<div class="versions" role="group" aria-label="Version">{"".join(buttons)}</div>'
         f'<input type="range" min="0" max="{seconds:.3f}" step="0.01" value="0" aria-label="Position">'
-        f'<output class="clock">0:00 / {round(seconds) // 60}:{round(seconds) % 60:02d}</output></div>'
+        f'<output class="clock" aria-live="off">0:00 / {round(seconds) // 60}:{round(seconds) % 60:02d}</output></div>'
         f'<div class="views columns-{columns}">{"".join(views)}</div>{more}</article>'
     )
 

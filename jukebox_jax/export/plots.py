@@ -7,6 +7,7 @@ palette: they take `currentColor` and the custom properties `--accent`, `--secon
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import math
@@ -206,6 +207,57 @@ def series_svg(series: Series) -> str:
         + _line([(x(points[i][0]), y(v)) for i, v in faint], "stroke:var(--accent,#b4482e);stroke-width:1;opacity:.3")
         + _line([(x(points[i][0]), y(v)) for i, v in bold], "stroke:var(--accent,#b4482e);stroke-width:2"),
     )
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where in its lyrics a prior looks, over a song of so many seconds.
+
+    Attributes:
+      weights: how much each token looks at each character.
+      words: the lyrics' words in order, each with the character at which it begins.
+    """
+
+    weights: Float[np.ndarray, "t l"]
+    words: Sequence[tuple[int, str]]
+    seconds: Number
+
+
+def attention_svg(attention: Attention) -> str:
+    """Time to the right, lyrics downwards, every token's weights relative to its highest: singing is a diagonal."""
+    label = f"Attention to the lyrics over {attention.seconds:g} seconds"
+    tokens, characters = attention.weights.shape
+    if not tokens or not characters:
+        return _svg(label, _text(_WIDTH / 2, _HEIGHT / 2, "no lyrics", "middle"))
+    left = 84  # words are wider than numbers
+    x, y = _axis(0, attention.seconds, left, _RIGHT), _axis(0, characters, _TOP, _BOTTOM)
+    x_ticks = [value for value in _round_values(0, attention.seconds, 5) if value <= attention.seconds]
+    picture = base64.b64encode(_attention_image(attention.weights)).decode()
+    image = f'<image href="data:image/webp;base64,{picture}" preserveAspectRatio="none" '
+    image += f'x="{left}" y="{_TOP}" width="{_RIGHT - left}" height="{_BOTTOM - _TOP}"/>'
+    marks, lowest = [], -math.inf
+    for at, word in attention.words:  # as many as have room
+        if y(at) - lowest >= 13:
+            lowest = y(at)
+            shown = word if len(word) <= 12 else word[:11] + "…"
+            marks.append(_text(left - 6, min(lowest + 9, _BOTTOM), shown, "end"))
+    ticks = [_text(x(v), _BOTTOM + 17, _short(v), "middle") for v in x_ticks]
+    title = _text((left + _RIGHT) / 2, _HEIGHT - 4, "seconds", "middle")
+    return _svg(label, "".join([image, *marks, *ticks, title]))
+
+
+def _attention_image(weights: Float[np.ndarray, "t l"]) -> bytes:
+    """Lyrics downwards and time to the right, at most 200 × 560 pixels: the highest weights of those in one pixel."""
+    from PIL import Image
+
+    relative = weights / np.maximum(weights.max(axis=1, keepdims=True), 1e-20)
+    for axis, most in ((0, 560), (1, 200)):
+        starts = np.linspace(0, relative.shape[axis], min(most, relative.shape[axis]), endpoint=False).astype(int)
+        relative = np.maximum.reduceat(relative, starts, axis=axis)
+    shade = (np.clip(relative.T, 0, 1) * (_SHADES - 1)).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(palette()[shade]).save(buffer, "WEBP", quality=60, method=4)
+    return buffer.getvalue()
 
 
 def codebook_usage_svg(usage: CodebookUsage) -> str:

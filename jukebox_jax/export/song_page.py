@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jukebox_jax.export.lyrics import Alignment
 from jukebox_jax.export.page import PageContent, Sample
-from jukebox_jax.export.plots import CodebookUsage, LossCurve, Series
-from jukebox_jax.labels.timed import TimedWord
+from jukebox_jax.export.plots import Attention, CodebookUsage, LossCurve, Series
 
 EXPLANATION = (
     "Songs that a model made: no recording and no score stands behind them. The top prior composed level 2, and an "
@@ -24,7 +24,7 @@ def song_sample(
     tokens: Sequence[Int[np.ndarray, " _"]],
     codes: int,
     provenance: Mapping[str, Any],
-    words: Sequence[TimedWord] = (),
+    alignment: Alignment | None = None,
     title: str | None = None,
     series: Sequence[Series] = (),
 ) -> Sample:
@@ -33,26 +33,39 @@ def song_sample(
     Args:
       levels, tokens: level 0 first.
       codes: how many there are, of each level.
+      alignment: of its lyrics, which then light up as they are sung.
     """
     request, sampling = provenance.get("request") or {}, provenance.get("sampling") or [{}]
     notes = [str(provenance[name]) for name in ("precision", "mode") if name in provenance]
     notes = [note for note in notes if note not in ("float32", "ancestral")]
     notes += ["approximate"] if provenance.get("approximate") else []
     return Sample(
-        artist=_shown(request.get("artist", "")),
-        genre=_shown(request.get("genre", "")),
+        artist=_named(request.get("artist", "")),
+        genre=_named(request.get("genre", "")),
         seed=int(provenance.get("seed") or 0),
         temperature=float(sampling[-1].get("temperature", 1.0)),
         levels=dict(enumerate(levels)),
         lyrics=str(request.get("lyrics", "")),
         note=", ".join(notes),
-        words=words,
+        words=() if alignment is None else alignment.words,
         codebooks=[CodebookUsage(level, np.bincount(own, minlength=codes)) for level, own in enumerate(tokens)],
         series=series,
+        attention=None if alignment is None else attention_of(alignment),
         # The models' configs are longer than all the rest, and their hashes say as much.
-        origin=dict(flat({name: value for name, value in provenance.items() if name != "config"})),
+        origin={
+            name: text
+            for name, text in flat({name: value for name, value in provenance.items() if name != "config"})
+            if text
+        },
         title=title,
     )
+
+
+def attention_of(alignment: Alignment) -> Attention:
+    """The attention behind an alignment, as a page draws it."""
+    # What is looked at in place i has seen the characters before i.
+    words = [(word.start + 1, word.text) for word in alignment.shown]
+    return Attention(alignment.matrix, words, alignment.seconds)
 
 
 def songs_page(samples: Sequence[Sample], sample_rate: int, curves: Sequence[LossCurve] = ()) -> PageContent:
@@ -73,6 +86,16 @@ def flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]
             yield from flat(inner, f"{before}{name}.")
         else:
             yield f"{before}{name}", _shown(inner)
+
+
+def _named(value: Any) -> str:
+    """An artist, a genre or a blend; nothing where none was asked for."""
+    return "" if value == "unknown" else _shown(value)
+
+
+def _named(value: Any) -> str:
+    """An artist, a genre or a blend; nothing where none was asked for."""
+    return "" if value == "unknown" else _shown(value)
 
 
 def _shown(value: Any) -> str:

@@ -8,33 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright import sync_api
 
 from jukebox_jax.export import page
 from jukebox_jax.labels.timed import TimedWord
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api")
 
 RATE = 44_100
 EVIL = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
-#: All that the page sends to the speakers is also kept here, block by block: [start in seconds, samples …].
-TAP = """
-window.heard = [];
-const connect = AudioNode.prototype.connect;
-AudioNode.prototype.connect = function (to, ...more) {
-  if (to === this.context.destination && !this.isTap) {
-    if (!this.context.tap) {
-      const tap = this.context.createScriptProcessor(512, 1, 1);
-      tap.isTap = true;
-      tap.onaudioprocess = event => {
-        window.heard.push([event.playbackTime, Array.from(event.inputBuffer.getChannelData(0))]);
-      };
-      connect.call(tap, this.context.destination);
-      this.context.tap = tap;
-    }
-    connect.call(this, this.context.tap);
-  }
-  return connect.call(this, to, ...more);
+#: In place of the speakers: the browser's own engine renders what the page has connected, sample by sample, as fast or
+#: slowly as the machine can, so that what is measured is the page and not what else the machine does.
+OFFLINE = """
+window.AudioContext = class extends OfflineAudioContext {
+  constructor() { super(1, 3 * 44100, 44100); }
+  get state() { return "running"; }
 };
 """
 
@@ -93,14 +81,14 @@ def show(browser) -> Iterator:
     """Opens a page from disk; in the end nothing may have been asked of the network, and nothing complained of."""
     contexts, asked, complaints = [], [], []
 
-    def opened(path: Path, **settings):
+    def opened(path: Path, script: str = "", **settings):
         context = browser.new_context(**settings)
         contexts.append(context)
         shown = context.new_page()
         shown.on("request", lambda request: asked.append(request.url))
         shown.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.add_init_script(TAP)
+        shown.add_init_script(script)
         shown.goto(path.as_uri())
         return shown
 
@@ -122,65 +110,88 @@ def wait_for(shown, seconds: float, deck: int = 0) -> None:
     )
 
 
-def heard(shown) -> tuple[np.ndarray, float]:
-    """All samples since the first sound, and their rate."""
-    blocks = shown.evaluate("window.heard")
-    samples = np.concatenate([np.asarray(block) for _, block in blocks])
-    rate = 512 / np.median(np.diff([start for start, _ in blocks]))
-    return samples[np.argmax(np.abs(samples) > 1e-3) :], float(rate)
+def rendered(shown, *presses: tuple[float, str]) -> np.ndarray:
+    """Three seconds of what the page plays, with keys pressed at seconds of them."""
+    shown.keyboard.press("p")
+    shown.wait_for_function("() => context !== null && decks[0].sounding()")
+    samples = shown.evaluate(
+        """async presses => {
+          for (const [at, key] of presses) {
+            context.suspend(at).then(() => {
+              document.dispatchEvent(new KeyboardEvent("keydown", { key }));
+              context.resume();
+            });
+          }
+          return Array.from((await context.startRendering()).getChannelData(0));
+        }""",
+        presses,
+    )
+    return np.asarray(samples)
 
 
-def loudest_hertz(samples: np.ndarray, rate: float) -> float:
+def loudest_hertz(samples: np.ndarray) -> float:
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
-    return float(np.argmax(spectrum) * rate / len(samples))
+    return float(np.argmax(spectrum) * RATE / len(samples))
 
 
-def test_it_plays_what_is_chosen_and_switches_without_a_gap(small, show):
+def test_it_plays_and_pauses(small, show):
     shown = show(small)
     shown.keyboard.press("p")
-    wait_for(shown, 0.6)
-    shown.keyboard.press("2")
-    wait_for(shown, 1.2)
+    wait_for(shown, 0.4)
+    assert shown.evaluate("context.state") == "running"
+    assert shown.evaluate("context.currentTime") >= 0.4  # the position is that of the sound
     shown.keyboard.press("p")
-    samples, rate = heard(shown)
-    assert loudest_hertz(samples[: int(0.4 * rate)], rate) == pytest.approx(HERTZ[0], abs=5)
-    assert loudest_hertz(samples[-int(0.5 * rate) : -int(0.1 * rate)], rate) == pytest.approx(HERTZ[2], abs=5)
-    playing = samples[: int(1.1 * rate)]
-    frame = int(0.01 * rate)
-    levels = np.sqrt(np.mean(playing[: len(playing) // frame * frame].reshape(-1, frame) ** 2, axis=1))
-    assert levels.min() > 0.5 * np.median(levels)  # no 10 ms in which less is heard
+    stopped = position(shown)
+    shown.wait_for_timeout(200)
+    assert position(shown) == stopped
+    assert shown.locator(".deck.playing").count() == 0
 
 
-def test_a_switch_takes_less_than_50_ms(small, show):
+def test_a_switch_is_heard_within_50_ms_and_leaves_no_gap(small, show):
+    """Keys at 1 s and 2 s: what sounds before and after, when it is another, and that there is no silence between."""
+    samples = rendered(show(small, script=OFFLINE), (1.0, "2"), (2.0, "1"))
+
+    def between(start: float, end: float) -> np.ndarray:
+        return samples[round(start * RATE) : round(end * RATE)]
+
+    assert loudest_hertz(between(0.1, 1.0)) == pytest.approx(HERTZ[0], abs=5)
+    assert loudest_hertz(between(1.05, 2.0)) == pytest.approx(HERTZ[2], abs=5)
+    assert loudest_hertz(between(2.05, 3.0)) == pytest.approx(HERTZ[1], abs=5)
+    for at, level in ((1.0, 2), (2.0, 1)):
+        assert abs(loudest_hertz(between(at + 0.01, at + 0.05)) - HERTZ[level]) < 25  # 40 ms resolve 25 Hz
+    playing = between(0.1, 3.0)
+    levels = np.sqrt(np.mean(playing[: len(playing) // 220 * 220].reshape(-1, 220) ** 2, axis=1))
+    assert levels.min() > 0.6 * np.median(levels)  # of 5 ms each; halves of two tones are 0.7 of one
+    assert (
+        np.abs(np.diff(playing)).max() < 1.2 * 0.3 * 2 * np.pi * HERTZ[2] / RATE
+    )  # no steeper than the tones: no click
+
+
+def test_a_key_is_handled_within_50_ms(small, show):
+    """While it plays; half of the times at least, as the machine has other work."""
     shown = show(small)
     shown.keyboard.press("p")
-    wait_for(shown, 0.3)
-    before = shown.evaluate("window.heard.length")
+    wait_for(shown, 0.2)
     took = shown.evaluate(
-        """() => {
+        """() => Array.from("12012", key => {
           const started = performance.now();
-          document.dispatchEvent(new KeyboardEvent("keydown", { key: "1" }));
+          document.dispatchEvent(new KeyboardEvent("keydown", { key }));
           return performance.now() - started;
-        }"""
+        })"""
     )
-    wait_for(shown, 1.0)
-    blocks = shown.evaluate(f"window.heard.slice({before})")
-    rate = 512 / np.median(np.diff([start for start, _ in blocks]))
-    changed = next(
-        start for start, block in blocks if abs(loudest_hertz(np.asarray(block), rate) - HERTZ[1]) < 0.75 * rate / 512
-    )
-    assert took < 50
-    assert changed - blocks[0][0] < 0.05 + 512 / rate
+    assert np.median(took) < 50
+    assert shown.locator(".versions").first.locator("[aria-pressed=true]").inner_text() == "Level 2"
 
 
-def test_all_versions_sound_at_the_same_instant(tmp_path, show):
+@pytest.mark.parametrize("rate", [22_050, 32_000, 44_100])
+def test_all_versions_sound_at_the_same_instant(tmp_path, show, rate):
     """A click at one second, of all versions: where it comes out."""
-    levels = {level: np.zeros(2 * RATE, np.float32) for level in range(3)}
+    levels = {level: np.zeros(2 * rate, np.float32) for level in range(3)}
     for audio in levels.values():
-        audio[RATE : RATE + 40] = 0.9
+        audio[rate : rate + rate // 1000] = 0.9
     path = tmp_path / "index.html"
     click = page.Sample("A", "B", 1, 1.0, levels)
-    page.write_page(path, page.PageContent(title="Click", sample_rate=RATE, samples=[click]))
+    page.write_page(path, page.PageContent(title="Click", sample_rate=rate, samples=[click]))
     shown = show(path)
     shown.keyboard.press("p")
     wait_for(shown, 0.1)
@@ -202,6 +213,22 @@ def test_words_light_up_as_they_are_sung_and_can_be_jumped_to(small, show):
     shown.wait_for_function("() => document.querySelector('.word.sung')?.textContent === 'word5'")
     assert 2.5 <= position(shown) < 2.95
     assert shown.locator(".word.sung").count() == 1
+
+
+def test_the_lyrics_are_one_stop_of_the_tab_key(small, show):
+    shown = show(small)
+    shown.locator(".word").first.focus()
+    for _ in range(3):
+        shown.keyboard.press("ArrowRight")
+    focused = "document.activeElement.textContent"
+    assert shown.evaluate(focused) == "word3"
+    shown.keyboard.press("Enter")
+    assert position(shown) == pytest.approx(1.5)  # sought, though nothing plays
+    assert shown.locator(".word.sung").inner_text() == "word3"
+    shown.keyboard.press("Tab")
+    assert shown.evaluate("document.activeElement.className") == "play"
+    shown.keyboard.press("Shift+Tab")
+    assert shown.evaluate(focused) == "word3"
 
 
 def test_the_keyboard_is_enough(small, show):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import re
@@ -135,3 +136,21 @@ def test_values_over_time_and_none():
     assert "Surprise &lt;of&gt; it" in drawn
     assert drawn.count("<polyline") >= 2
     assert "no finite values" in plots.series_svg(plots.Series("a", "b", [], []))
+
+
+def test_attention_is_a_picture_with_its_words():
+    from PIL import Image
+
+    weights = np.eye(40, dtype=np.float32)
+    words = [(0, "first"), (1, "hidden"), (20, "<script>"), (39, "extraordinarily")]
+    svg = plots.attention_svg(plots.Attention(weights, words, 4.0))
+    ElementTree.fromstring(svg)
+    assert "first" in svg
+    assert "hidden" not in svg  # no room
+    assert "&lt;script&gt;" in svg
+    assert "extraordina…" in svg
+    [data] = re.findall(r'href="data:image/webp;base64,([^"]*)"', svg)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"), np.float32)
+    assert pixels.shape == (40, 40)
+    assert np.diag(pixels).mean() > 4 * pixels[np.triu_indices(40, 4)].mean()
+    assert "no lyrics" in plots.attention_svg(plots.Attention(weights[:, :0], [], 4.0))

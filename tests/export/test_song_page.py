@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cascade import random_model
 
 from jukebox_jax.export.page import write_page
 from jukebox_jax.export.song_page import flat, song_sample, songs_page
@@ -41,3 +42,13 @@ def test_a_song_that_says_nothing_is_shown_all_the_same(tmp_path, provenance):
 
 def test_nested_settings_have_dotted_names():
     assert dict(flat({"a": {"b": 1, "c": {"d": "x"}}, "e": [1, 2]})) == {"a.b": "1", "a.c.d": "x", "e": "[1, 2]"}
+
+
+def test_aligned_lyrics_light_up_and_show_their_attention(tmp_path):
+    model = random_model("separate")
+    song = model.sample(seconds=1.0, seed=1, lyrics="la lo\nli", artist="Bach", progress=False)
+    model.page(song, tmp_path / "index.html", alignments=[model.align(song, progress=False)], surprise=True)
+    page = (tmp_path / "index.html").read_text()
+    assert page.count('class="word"') == 3
+    assert "<figcaption>Attention</figcaption>" in page
+    assert "Surprise, level 2" in page
