@@ -33,7 +33,7 @@ class Effort:
     """How much is trained, and on how much. The defaults take half an hour or so on two cores."""
 
     codec_steps: int = 600
-    prior_steps: int = 4500
+    prior_steps: int = 3500
     train_clips: int = 3000
     test_clips: int = 128
 

@@ -81,8 +81,8 @@ def make_clip(voices: Voices, samples: int, hop_samples: int, rng: np.random.Gen
             break
         words.append(word)
         used += length
-    # Shares below one make a few long silences and many short ones.
-    silences = rng.dirichlet(np.full(len(words) + 1, 0.6)) * (samples - used) // hop_samples
+    # Shares far below one: words in phrases, with a few long silences between.
+    silences = rng.dirichlet(np.full(len(words) + 1, 0.12)) * (samples - used) // hop_samples
     audio, start, timed = np.zeros(samples, np.float32), 0, []
     for word, silence in zip(words, silences[:-1].astype(int).tolist(), strict=True):
         spoken = voices[style][word]
