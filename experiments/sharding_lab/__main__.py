@@ -62,7 +62,7 @@ def main() -> None:
     if args.compile is not None:
         compile_subset(best, args.compile or list(MODELS), args.at_most)
     seen = _read(HERE / "compiled.json")
-    strong = {name: [strong_row(name, place) for place in TOPOLOGIES if place.startswith("v5p")] for name in MODELS}
+    strong = {name: [strong_row(name, place) for place in TOPOLOGIES if "v5p" in place] for name in MODELS}
     crossing = [row for batch in CROSSOVER_BATCHES for row in crossover_rows(batch)]
     long = [row for tokens in LONG_TOKENS for row in long_rows(tokens)]
     write(HERE / "results.json", as_text([row for some in best.values() for row in some]))

@@ -73,9 +73,11 @@ def long_context_chart(rows: Sequence[Row]) -> str:
 
 def _log_ticks(axis, values: Sequence[int]) -> None:
     """A logarithmic axis with the values that occur, written out."""
+    from matplotlib.ticker import NullLocator
+
     axis.set_xscale("log")
     axis.set_xticks(values, [f"{value // 1024}k" if value >= 8192 else f"{value}" for value in values])
-    axis.minorticks_off()
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _figure(columns: int):
