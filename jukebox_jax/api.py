@@ -420,16 +420,20 @@ class Model:
         Raises:
           UserError: the file is missing or damaged, or its tokens are another codec's.
         """
-        return self.load_song(path)[0]
+        return self._stored(Path(path))[0]
 
     def load_song(self, path: os.PathLike | str) -> tuple[tuple[Int[np.ndarray, " _"], ...], dict[str, Any]]:
         """Reads the tokens that `Song.save_tokens` wrote, level 0 first, and where they come from ({} if the file does
         not say).
 
         Raises:
-          UserError: as `load_tokens`.
+          UserError: as `load_tokens`, or what it says of its origin is damaged.
         """
-        path = Path(path)
+        tokens, text = self._stored(Path(path))
+        return tokens, {} if text is None else parse_provenance(text, path)
+
+    def _stored(self, path: Path) -> tuple[tuple[Int[np.ndarray, " _"], ...], str | None]:
+        """The tokens in a file, and its provenance as it stands there."""
         try:
             with np.load(path, allow_pickle=False) as stored:
                 codec = str(stored["codec"])
@@ -444,7 +448,7 @@ class Model:
             raise UserError(f"{path} holds tokens of another codec: use the model that they were sampled with.")
         if not all(codes.ndim == 1 and np.issubdtype(codes.dtype, np.integer) for codes in tokens):
             raise UserError(f"{path} holds no tokens of a song: name a file that was saved by it.")
-        return tuple(codes.astype(np.int32) for codes in tokens), {} if text is None else parse_provenance(text, path)
+        return tuple(codes.astype(np.int32) for codes in tokens), text
 
     def decode(self, tokens: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[np.ndarray, " _"], ...]:
         """Audio of one song from the tokens of each level (level 0 first), every level decoded alone."""
