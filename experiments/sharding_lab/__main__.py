@@ -55,12 +55,12 @@ def main() -> None:
     parser.add_argument("--at-most", type=int, metavar="N", help="compile no more than N programs that are not known")
     args = parser.parse_args()
 
+    if args.compile is not None:
+        compile_subset(args.compile or list(MODELS), args.at_most)
     started = time.monotonic()
     found = {(name, place): lab_rows(name, place) for name in MODELS for place in TOPOLOGIES}
     best = {key: best_of_each(some, lambda row: row.combination.strategy) for key, some in found.items()}
     print(f"{sum(map(len, found.values()))} rows modelled in {time.monotonic() - started:.0f} s", flush=True)
-    if args.compile is not None:
-        compile_subset(best, args.compile or list(MODELS), args.at_most)
     seen = _read(HERE / "compiled.json")
     strong = {name: [strong_row(name, place) for place in TOPOLOGIES if "v5p" in place] for name in MODELS}
     crossing = [row for batch in CROSSOVER_BATCHES for row in crossover_rows(batch)]
@@ -136,23 +136,24 @@ def _order(row: Row) -> tuple[bool, float]:
     return not row.fits, row.times.worst or float("inf")
 
 
-def subset(best: dict[tuple[str, str], list[Row]], names: Sequence[str]) -> list[Row]:
+def subset(names: Sequence[str]) -> list[Row]:
     """FSDP, and the best other strategy, of each model on `COMPILED_ON`."""
     found = []
     for name in names:
         for place in COMPILED_ON:
-            some = [row for row in best[name, place] if row.memory is not None]
-            found += [row for row in some if row.combination.strategy == "fsdp"]
+            some = [row for row in lab_rows(name, place) if row.memory is not None]
+            fsdp = [row for row in some if row.combination.strategy == "fsdp"]
+            found += best_of_each(fsdp, lambda row: row.combination.strategy)
             if other := recommended([row for row in some if row.combination.strategy != "fsdp"]):
                 found.append(other)
     return found
 
 
-def compile_subset(best: dict[tuple[str, str], list[Row]], names: Sequence[str], at_most: int | None) -> None:
+def compile_subset(names: Sequence[str], at_most: int | None) -> None:
     """Compiles what is not in the store."""
     known = {_place(entry) for entry in _read(HERE / "compiled.json")}
     left = at_most
-    for row in subset(best, names):
+    for row in subset(names):
         if _place(as_json([row])[0]) in known:
             continue
         if left == 0:
