@@ -17,7 +17,7 @@ from jukebox_jax.labels.timed import TimedWord
 from jukebox_jax.pipeline.dataset import RecordReader, open_dataset
 
 #: Training clips that the head is searched in.
-SEARCHED = 16
+SEARCHED = 64
 SECONDS = models.CLIP_SAMPLES / speech.SAMPLE_RATE
 
 

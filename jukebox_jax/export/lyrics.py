@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -145,6 +146,7 @@ _MOST_LABELS = 60
 _LONGEST_LABEL = 24
 _FONT = "DejaVu Sans"  # comes with matplotlib
 _MISSING = "□"
+_COLOURS = 128
 
 
 def attention_png(alignment: Alignment) -> bytes:
@@ -153,10 +155,9 @@ def attention_png(alignment: Alignment) -> bytes:
     Warns:
       UserWarning: for letters that the font lacks; boxes stand for them.
     """
-    import io
-
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     characters = alignment.matrix.shape[1]
     shares = _peaks(alignment.matrix, _MOST_COLUMNS)
@@ -164,7 +165,15 @@ def attention_png(alignment: Alignment) -> bytes:
     axes = figure.add_subplot()
     # The square root shows what is faint.
     image = np.sqrt(np.clip(shares.T, 0, 1))
-    axes.imshow(image, aspect="auto", cmap="magma", extent=(0, alignment.seconds, characters, 0), vmin=0, vmax=1)
+    axes.imshow(
+        image,
+        aspect="auto",
+        cmap="magma",
+        extent=(0, alignment.seconds, characters, 0),
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
     times = np.linspace(0, alignment.seconds, len(alignment.path), endpoint=False)
     axes.plot(times, alignment.path + 0.5, color="cyan", linewidth=0.8)
     labelled = alignment.shown[:: -(-len(alignment.shown) // _MOST_LABELS)] if alignment.shown else ()
@@ -179,8 +188,11 @@ def attention_png(alignment: Alignment) -> bytes:
             "for them; LRC and JSON have the words as they are.",
             stacklevel=3,
         )
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": GENERATOR})
+    canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # A palette has fewer bytes; covering the range of colours keeps the few bright spots.
+    drawn.quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
