@@ -39,6 +39,8 @@ def song_sample(
     notes = [str(provenance[name]) for name in ("precision", "mode") if name in provenance]
     notes = [note for note in notes if note not in ("float32", "ancestral")]
     notes += ["approximate"] if provenance.get("approximate") else []
+    # The models' configs are longer than all the rest, and their hashes say as much.
+    settings = {name: value for name, value in provenance.items() if name != "config"}
     return Sample(
         artist=_named(request.get("artist", "")),
         genre=_named(request.get("genre", "")),
@@ -51,12 +53,7 @@ def song_sample(
         codebooks=[CodebookUsage(level, np.bincount(own, minlength=codes)) for level, own in enumerate(tokens)],
         series=series,
         attention=None if alignment is None else attention_of(alignment),
-        # The models' configs are longer than all the rest, and their hashes say as much.
-        origin={
-            name: text
-            for name, text in flat({name: value for name, value in provenance.items() if name != "config"})
-            if text
-        },
+        origin={name: text for name, text in flat(settings) if text},
         title=title,
     )
 
@@ -86,11 +83,6 @@ def flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]
             yield from flat(inner, f"{before}{name}.")
         else:
             yield f"{before}{name}", _shown(inner)
-
-
-def _named(value: Any) -> str:
-    """An artist, a genre or a blend; nothing where none was asked for."""
-    return "" if value == "unknown" else _shown(value)
 
 
 def _named(value: Any) -> str:
