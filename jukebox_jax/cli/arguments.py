@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 
 from jukebox_jax.errors import UserError
@@ -54,3 +54,10 @@ def read_lyrics(path: Path) -> str:
         raise UserError(f"--lyrics-file {path} cannot be read ({error.strerror}): check the path.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"--lyrics-file {path} is not UTF-8 text ({error.reason}): save it as that.") from None
+
+
+def add_model(parser: ArgumentParser, holds: str = "folder that holds vqvae, level_0, level_1 and level_2") -> None:
+    """The two ways to name a model, of which one must be taken: --demo, or --model FOLDER."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--demo", action="store_true", help="the small trained model that ships with the package")
+    which.add_argument("--model", metavar="FOLDER", type=local_path, help=holds)

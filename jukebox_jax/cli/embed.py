@@ -21,14 +21,7 @@ IF_INTERRUPTED = "The same command goes on with the files that are not done."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", nargs="+", help="music: folders, globs, audio files; may be URLs")
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--demo", action="store_true", help="the small trained model that ships with the package")
-    which.add_argument(
-        "--model",
-        metavar="FOLDER",
-        type=arguments.local_path,
-        help="folder that holds vqvae and level_0, level_1, …, of which one is loaded",
-    )
+    arguments.add_model(parser, "folder that holds vqvae and level_0, level_1, …, of which one is loaded")
     parser.add_argument("--out", metavar="OUT", type=arguments.local_path, required=True, help="folder to write")
     parser.add_argument("--layer", metavar="N", type=int, help="after how many layers, from 0 (half of them)")
     parser.add_argument("--level", metavar="L", type=int, help="whose prior; upsamplers are 0, 1, … (the top one)")

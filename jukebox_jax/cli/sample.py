@@ -37,14 +37,7 @@ IF_INTERRUPTED = "Run the same command again: it goes on from the windows that w
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--demo", action="store_true", help="the small trained model that ships with the package")
-    which.add_argument(
-        "--model",
-        metavar="FOLDER",
-        type=arguments.local_path,
-        help="folder that holds vqvae, level_0, level_1 and level_2",
-    )
+    arguments.add_model(parser)
     parser.add_argument(
         "--out", metavar="FOLDER", type=arguments.local_path, default=Path("songs"), help="where to write (songs)"
     )
