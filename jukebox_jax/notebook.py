@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jukebox_jax.parallel.topology import load_assumptions, parse_topology
 from jukebox_jax.planning.layouts import Run, strategies
 from jukebox_jax.planning.page import as_html
-from jukebox_jax.planning.plan import Question, Row, best_of_each, reason_for, recommended, rows
+from jukebox_jax.planning.plan import Question, Row, advice, best_layouts, recommended, rows
 from jukebox_jax.song import Song
 from jukebox_jax.training.telemetry import METRICS_FILE, read_metrics
 
@@ -167,11 +167,9 @@ def plan(
     figures = load_assumptions(None if assumptions is None else Path(assumptions))
     question = Question(name, run, strategies(strategy), batch_size, tuple(remats), "all")
     found: list[Row] = []
-    advice = []
+    told = []
     for topology in (parse_topology(text, figures) for text in topologies):
-        every = list(rows(question, topology))
-        some = best_of_each(every, lambda row: (row.combination.strategy, row.combination.remat))
-        best = recommended(some)
+        some = best_layouts(list(rows(question, topology)))
         found += some
-        advice.append(f"{topology.name}: {'no row fits.' if best is None else reason_for(best, some)}")
-    return Plan(tuple(found), tuple(advice))
+        told.append(advice(topology, some))
+    return Plan(tuple(found), tuple(told))

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     from jukebox_jax.parallel.topology import load_assumptions, parse_topology
     from jukebox_jax.planning.layouts import parse_meshes, parse_remats, strategies
     from jukebox_jax.planning.page import as_html
-    from jukebox_jax.planning.plan import Question, reason_for, recommended
+    from jukebox_jax.planning.plan import Question, advice
     from jukebox_jax.planning.serving import SERVING
     from jukebox_jax.planning.table import as_csv, as_json, as_markdown
 
@@ -121,20 +121,18 @@ def run(args: argparse.Namespace) -> None:
     assumptions = load_assumptions(args.assumptions)
     topologies = [parse_topology(name, assumptions) for name in args.topology]
     check_targets(args.json, args.csv, args.report)
-    found, advice = [], []
+    found, told = [], []
     for topology in topologies:
         rows = _rows_on(topology, question, args)
         found += rows
-        best = recommended(rows)
-        text = "no row fits: take more chips, smaller batches or another remat."
-        advice.append(f"{topology.name}: {text if best is None else reason_for(best, rows)}")
+        told.append(advice(topology, rows))
     print(as_markdown(found))
-    print("\n" + "\n".join(advice))
+    print("\n" + "\n".join(told))
     if any(not row.compiled and row.memory is not None for row in found):
         print("Rows from the model were not compiled; all times are modelled.")
     if args.json is not None:
         config_lib.save_json(args.json, as_json(found))
-    for path, text in ((args.csv, as_csv(found)), (args.report, as_html(found, advice))):
+    for path, text in ((args.csv, as_csv(found)), (args.report, as_html(found, told))):
         if path is not None:
             with atomic_file(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -157,12 +155,12 @@ def _rows_on(topology: Topology, question: Question, args: argparse.Namespace) -
     from jukebox_jax.errors import UserError
     from jukebox_jax.parallel.topology import require_compiler
     from jukebox_jax.planning.compiled import compiled
-    from jukebox_jax.planning.plan import best_of_each, count, rows, with_compiled
+    from jukebox_jax.planning.plan import best_layouts, count, rows, with_compiled
 
     bar = {"desc": f"model {topology.name}", "unit": "row", "total": count(question, topology)}
     found = list(tqdm(rows(question, topology), **bar, disable=args.quiet, leave=False))
     if args.mesh == "best":
-        found = best_of_each(found, lambda row: (row.combination.strategy, row.combination.remat))
+        found = best_layouts(found)
     if args.compile == "none" or args.step != "train" or topology.chip.switched:
         return found
     try:

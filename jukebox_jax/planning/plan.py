@@ -324,6 +324,18 @@ def best_of_each(found: Sequence[Row], group: Callable[[Row], object]) -> list[R
     return [recommended(members) or members[0] for members in groups.values()]
 
 
+def best_layouts(found: Sequence[Row]) -> list[Row]:
+    """The best mesh of every strategy and remat."""
+    return best_of_each(found, lambda row: (row.combination.strategy, row.combination.remat))
+
+
+def advice(topology: Topology, found: Sequence[Row]) -> str:
+    """What to do on a topology with these rows, and why, in a sentence or two."""
+    best = recommended(found)
+    text = "no row fits: take more chips, smaller batches or another remat."
+    return f"{topology.name}: {text if best is None else reason_for(best, found)}"
+
+
 def reason_for(row: Row, found: Sequence[Row]) -> str:
     """Why a row is recommended, in a sentence or two."""
     others = [other for other in found if other.fits and other.combination.strategy != row.combination.strategy]
