@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jukebox_jax.export.curves import metric_points
 from jukebox_jax.parallel.topology import load_assumptions, parse_topology
 from jukebox_jax.planning.layouts import Run, strategies
 from jukebox_jax.planning.page import as_html
@@ -81,7 +82,7 @@ def training_figure(run_dir: os.PathLike | str) -> Figure:
 
 
 def _series(metrics: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    pairs = [(int(row["step"]), float(row[name])) for row in metrics if row.get(name) is not None]
+    pairs = metric_points(metrics, name)
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 

@@ -29,21 +29,23 @@ def training_curves(runs: os.PathLike | str, levels: int = 3, bands: bool = Fals
             continue
         key, unit = CODEC_LOSS if name == CODEC_FOLDER else PRIOR_LOSS
         rows = read_metrics(folder)
-        train, held_out = (
-            [(int(row["step"]), float(row[k])) for row in rows if row.get(k) is not None] for k in (key, f"eval_{key}")
-        )
+        train, held_out = metric_points(rows, key), metric_points(rows, f"eval_{key}")
         curves.append(LossCurve(name, unit, train, held_out, normal.get(name, ())))
         if name == CODEC_FOLDER:
             curves += _usage(rows, levels)
     return curves
 
 
+def metric_points(rows: Sequence[Mapping[str, float | int | None]], name: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric, of those rows that have it."""
+    return [(int(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
+
+
 def _usage(rows: Sequence[Mapping[str, float | int | None]], levels: int) -> list[LossCurve]:
     """How many codes of each level were in use (see `codec_task`), where the metrics tell."""
     found = []
     for level in range(levels):
-        key = f"usage_l{level + 1}"
-        points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
+        points = metric_points(rows, f"usage_l{level + 1}")
         if points:
             found.append(LossCurve(f"{CODEC_FOLDER}, level {level}", "codes in use", points))
     return found
