@@ -33,13 +33,12 @@ from jukebox_jax.embedding.clips import (
     mono_clips,
 )
 from jukebox_jax.errors import UserError
-from jukebox_jax.evaluation.alignment import alignment, alignment_head, looking_layers, record_head
+from jukebox_jax.evaluation.alignment import alignment_head, looking_layers, record_head
 from jukebox_jax.evaluation.likelihood import token_bits
-from jukebox_jax.evaluation.lyric_times import shown_words, word_times
-from jukebox_jax.evaluation.monotone import HeadScore, monotone_path, search_heads
+from jukebox_jax.evaluation.monotone import HeadScore, search_heads
 from jukebox_jax.export.comparison import length_difference, sound_difference
 from jukebox_jax.export.curves import training_curves
-from jukebox_jax.export.lyrics import Alignment
+from jukebox_jax.export.lyrics import Alignment, align_lyrics
 from jukebox_jax.export.page import write_page
 from jukebox_jax.export.plots import Series
 from jukebox_jax.export.song_page import song_sample, songs_page
@@ -58,7 +57,14 @@ from jukebox_jax.sampling.order import (
     sample_order,
     song_place,
 )
-from jukebox_jax.sampling.provenance import order_again, other_environment, song_provenance, token_differences
+from jukebox_jax.sampling.provenance import (
+    order_again,
+    other_environment,
+    recorded_hop_fraction,
+    recorded_request,
+    song_provenance,
+    token_differences,
+)
 from jukebox_jax.sampling.requests import Level, Request, unknown_names
 from jukebox_jax.sampling.seams import measure_seams
 from jukebox_jax.sampling.session import open_journal, recorded_settings, settings_hash
@@ -303,9 +309,9 @@ class Model:
         """How many bits each token of a level (the top one) takes a prior that is told what the song was sampled by."""
         level = len(self.priors) - 1 if level is None else level
         tokens = song.tokens if isinstance(song, Song) else song
-        _, request, _ = self._sung(song, {})
+        _, request, provenance = self._sung(song, {})
         upper = tokens[level + 1] if level + 1 < len(self.priors) else None
-        hop_fraction = TOP_HOP_FRACTION if upper is None else HOP_FRACTION
+        hop_fraction = recorded_hop_fraction(provenance, level, TOP_HOP_FRACTION if upper is None else HOP_FRACTION)
         bits = token_bits(self.levels[level], np.asarray(tokens[level]), request, hop_fraction, upper)
         seconds = np.arange(len(bits)) * self.codec.config.hops[level] / self.codec.config.sample_rate
         return Series(f"Surprise, level {level}", "bits per token", seconds.tolist(), bits.tolist())
@@ -333,30 +339,11 @@ class Model:
         Raises:
           UserError: a prior that takes no lyrics or whose head for them is not known, or no lyrics that it can spell.
         """
-        prior = self.priors[-1]
-        layer, head = alignment_head(prior, layer, head)
+        layer, head = alignment_head(self.priors[-1], layer, head)
         told = {"lyrics": lyrics, "artist": artist, "genre": genre}
-        codes, request, hop_fraction = self._sung(song, told, total_seconds, offset_seconds)
-        spelling, level = prior.config.lyrics.text, self.levels[-1]
-        characters = len(spelling.tokens(request.lyrics))
-        if not request.lyrics.strip():
-            raise UserError("The song comes without lyrics: give those that are to be aligned.")
-        if not characters:
-            raise UserError("The lyrics hold no character that the model can spell: write them in Latin.")
-        (matrix,) = alignment(level, codes[None], [request], hop_fraction, layer, head, progress)
-        path, shown = monotone_path(matrix), shown_words(request.lyrics, spelling)
-        token_seconds = level.hop_samples / level.sample_rate
-        words = word_times(
-            shown,
-            path,
-            characters,
-            token_seconds,
-            from_start=request.offset_samples == 0,
-            to_end=request.offset_samples + len(codes) * level.hop_samples >= request.total_samples,
-        )
-        return Alignment(
-            request.lyrics, matrix, path, tuple(words), tuple(shown), len(codes) * token_seconds, layer, head
-        )
+        codes, request, provenance = self._sung(song, told, total_seconds, offset_seconds)
+        hop_fraction = recorded_hop_fraction(provenance, -1, TOP_HOP_FRACTION)
+        return align_lyrics(self.levels[-1], codes, request, hop_fraction, layer, head, progress)
 
     def search_alignment(
         self,
@@ -380,7 +367,7 @@ class Model:
         looking_layers(prior.config)
         texts = [None] * len(songs) if lyrics is None else _one_each("lyrics", lyrics, len(songs), "songs")
         sung = [self._sung(song, {"lyrics": text}) for song, text in zip(songs, texts, strict=True)]
-        hop_fraction = sung[0][2] if sung else TOP_HOP_FRACTION
+        hop_fraction = recorded_hop_fraction(sung[0][2] if sung else {}, -1, TOP_HOP_FRACTION)
         codes, requests = [one[0] for one in sung], [one[1] for one in sung]
         found = search_heads(self.levels[-1], codes, requests, hop_fraction, progress)
         if record:
@@ -393,26 +380,20 @@ class Model:
         told: Mapping[str, Any],
         total_seconds: float | None = None,
         offset_seconds: float | None = None,
-    ) -> tuple[Int[np.ndarray, " _"], Request, float]:
-        """A song's top-level tokens, what it was sampled by, changed by what is told, and the hop fraction."""
+    ) -> tuple[Int[np.ndarray, " _"], Request, Mapping[str, Any]]:
+        """A song's top-level tokens, what it was sampled by, changed by what is told, and where it comes from."""
         provenance = song.provenance if isinstance(song, Song) else {}
         codes = np.asarray((song.tokens if isinstance(song, Song) else song)[-1], np.int32)
-        recorded = dict(provenance.get("request", {}))
-        recorded |= {name: value for name, value in told.items() if value is not None}
-        # Half of a surrogate pair, as JSON may hold, is no character, and could not be written.
-        recorded["lyrics"] = recorded.get("lyrics", "").encode("utf-8", "ignore").decode()
-        if not {"offset_samples", "total_samples"} <= recorded.keys() or (total_seconds, offset_seconds) != (
-            None,
-            None,
-        ):
+        told = {name: value for name, value in told.items() if value is not None}
+        recorded = recorded_request(provenance)
+        if recorded is None or (total_seconds, offset_seconds) != (None, None):
             length = len(codes) * self.codec.config.hops[-1]
             place = song_place(self.codec.config, self.priors[-1], length, offset_seconds or 0.0, total_seconds)
-            recorded["offset_samples"], recorded["total_samples"] = place
-        try:
-            request = Request(**{"index": 0} | recorded)
-        except TypeError as error:
-            raise UserError(f"The song does not say how it was sampled ({error}): give its tokens alone.") from None
-        return codes, request, provenance.get("hop_fractions", [TOP_HOP_FRACTION])[-1]
+            told["offset_samples"], told["total_samples"] = place
+        request = dataclasses.replace(recorded or Request(index=0, total_samples=0), **told)
+        # Half of a surrogate pair, as JSON may hold, is no character, and could not be written.
+        lyrics = request.lyrics.encode("utf-8", "ignore").decode()
+        return codes, dataclasses.replace(request, lyrics=lyrics), provenance
 
     def load_tokens(self, path: os.PathLike | str) -> tuple[Int[np.ndarray, " _"], ...]:
         """Reads the tokens that `Song.save_tokens` wrote, level 0 first.
@@ -422,15 +403,19 @@ class Model:
         """
         return self._stored(Path(path))[0]
 
-    def load_song(self, path: os.PathLike | str) -> tuple[tuple[Int[np.ndarray, " _"], ...], dict[str, Any]]:
-        """Reads the tokens that `Song.save_tokens` wrote, level 0 first, and where they come from ({} if the file does
-        not say).
+    def load_song(self, path: os.PathLike | str, *, decode: bool = True) -> Song:
+        """Reads the song whose tokens `Song.save_tokens` wrote; its provenance is {} if the file does not say where it
+        comes from.
+
+        Args:
+          decode: whether to decode its sound; without, the song has `levels` ().
 
         Raises:
           UserError: as `load_tokens`, or what it says of its origin is damaged.
         """
         tokens, text = self._stored(Path(path))
-        return tokens, {} if text is None else parse_provenance(text, path)
+        provenance = {} if text is None else parse_provenance(text, path)
+        return Song(tokens, self.decode(tokens) if decode else (), self.codec.config.sample_rate, provenance)
 
     def _stored(self, path: Path) -> tuple[tuple[Int[np.ndarray, " _"], ...], str | None]:
         """The tokens in a file, and its provenance as it stands there."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import glob
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jukebox_jax.cli import arguments
 from jukebox_jax.errors import UserError
@@ -20,8 +18,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Find out when each word of a song's lyrics is sung, by what the top prior looks at.
 
 For each SONG.tokens.npz there are OUT/SONG.lrc (for players, with the time of each word), OUT/SONG.json (for programs)
-and OUT/SONG.png (the attention, to see whether it can be believed). Lyrics are those the song was sampled with, by the
-JSON file that `sample` wrote beside it.
+and OUT/SONG.png (the attention, to see whether it can be believed). Lyrics are those the song was sampled with.
 
 Only one head of a prior follows the lyrics. The released models' are known; that of a new model is found by --search,
 from a few songs with different lyrics, and noted beside its folder, where later commands find it."""
@@ -62,7 +59,6 @@ def run(args: argparse.Namespace) -> None:
     lyrics = None if args.lyrics_file is None else arguments.read_lyrics(args.lyrics_file)
     if args.search and lyrics is not None and len(args.song) > 1:
         print("jukebox-jax: all songs are searched with the same lyrics; better are different ones.", file=sys.stderr)
-    told = [_provenance(path) for path in args.song]
     check_targets(*(path for paths in targets for path in paths))
 
     from jukebox_jax import api
@@ -70,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 
     keep_compiled(None)
     model = api.load(args.model)
-    songs = [_song(model, path, provenance) for path, provenance in zip(args.song, told, strict=True)]
+    songs = [model.load_song(path, decode=False) for path in args.song]
     if args.search:
         layer, head = _search(model, songs, lyrics)
     else:
@@ -87,6 +83,9 @@ def _targets(args: argparse.Namespace) -> list[list[Path]]:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file: name a folder.")
     targets = [[args.out / f"{_name(path)}.{suffix}" for suffix in args.formats] for path in args.song]
+    for path in args.song:
+        if not path.is_file():
+            raise UserError(f"{path} is no file: check the path.")
     names = [_name(path) for path in args.song]
     for name in names:
         if names.count(name) > 1:
@@ -127,23 +126,3 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _name(path: Path) -> str:
     return path.name.removesuffix(".npz").removesuffix(".tokens")
-
-
-def _provenance(path: Path) -> dict[str, Any]:
-    """What the JSON file beside a song's tokens says of it: NAME.wav.json, or that of another audio format."""
-    if not path.is_file():
-        raise UserError(f"{path} is no file: check the path.")
-    for candidate in sorted(path.parent.glob(f"{glob.escape(_name(path))}.*.json")):
-        try:
-            stored = json.loads(candidate.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{candidate} is damaged ({error}): remove it, and give --lyrics-file.") from None
-        if isinstance(stored, dict) and isinstance(stored.get("request"), dict):
-            return stored
-    return {}
-
-
-def _song(model: Model, path: Path, provenance: dict[str, Any]) -> Song:
-    from jukebox_jax.song import Song
-
-    return Song(model.load_tokens(path), (), model.codec.config.sample_rate, provenance)

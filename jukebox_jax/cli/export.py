@@ -133,7 +133,8 @@ class _Song:
     def _find_tokens(self) -> None:
         from jukebox_jax.sampling.provenance import token_differences
 
-        tokens, provenance = self.model.load_song(self.path)
+        song = self.model.load_song(self.path, decode=False)
+        tokens, provenance = song.tokens, song.provenance
         if not provenance:
             raise UserError(f"{self.path} does not say where its tokens come from: save them with `Song.save_tokens`.")
         if token_differences(provenance, tokens):

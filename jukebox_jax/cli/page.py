@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     paths = [path for folder in args.folders for path in songs_in(folder)]
     check_targets(out)
     model = api.load(None if args.demo else args.model)
-    songs = [read_song(model, path) for path in tqdm(paths, desc="decode", unit="song", disable=args.quiet)]
+    songs = [model.load_song(path) for path in tqdm(paths, desc="decode", unit="song", disable=args.quiet)]
     titles = [f"{path.parent.name}/{path.name.removesuffix('.tokens.npz')}" for path in paths]
     alignments = [aligned(model, song) for song in tqdm(songs, desc="align", unit="song", disable=args.quiet)]
     model.page(songs, out, titles=titles, alignments=alignments, surprise=args.surprise, runs=args.model)
@@ -67,21 +67,12 @@ def songs_in(folder: Path) -> list[Path]:
     return paths
 
 
-def read_song(model: Model, path: Path) -> Song:
-    """A song from its tokens, which say where they come from.
-
-    Raises:
-      UserError: the tokens are damaged, or another codec's.
-    """
-    from jukebox_jax.song import Song
-
-    tokens, provenance = model.load_song(path)
-    return Song(tokens, model.decode(tokens), model.codec.config.sample_rate, provenance)
-
-
 def aligned(model: Model, song: Song) -> Alignment | None:
     """When its lyrics are sung; nothing where it has none, or where nobody knows which head follows them."""
-    if not song.provenance.get("request", {}).get("lyrics", "").strip():
+    from jukebox_jax.sampling.provenance import recorded_request
+
+    request = recorded_request(song.provenance)
+    if request is None or not request.lyrics.strip():
         return None
     try:
         return model.align(song, progress=False)

@@ -17,9 +17,12 @@ from jaxtyping import Float, Float32, Int
 
 from jukebox_jax import __version__
 from jukebox_jax.errors import UserError
-from jukebox_jax.evaluation.lyric_times import ShownWord, lines_of
+from jukebox_jax.evaluation.alignment import alignment
+from jukebox_jax.evaluation.lyric_times import ShownWord, lines_of, shown_words, word_times
+from jukebox_jax.evaluation.monotone import monotone_path
 from jukebox_jax.files import atomic_file
 from jukebox_jax.labels.timed import TimedWord
+from jukebox_jax.sampling.requests import Level, Request
 
 FORMAT = 1
 GENERATOR = f"jukebox_jax {__version__}"
@@ -61,6 +64,45 @@ class Alignment:
         write = lyric_format(path)
         with atomic_file(path) as temporary:
             temporary.write_bytes(write(self))
+
+
+def align_lyrics(
+    level: Level,
+    codes: Int[np.ndarray, " t"],
+    request: Request,
+    hop_fraction: float,
+    layer: int,
+    head: int,
+    progress: bool = False,
+) -> Alignment:
+    """When the lyrics of a request are sung in the codes of the top level.
+
+    Args:
+      hop_fraction: as the song was sampled.
+      layer, head: whose attention follows the lyrics (`evaluation.alignment.alignment_head`).
+      progress: whether to draw a progress line on stderr.
+
+    Raises:
+      UserError: there are no lyrics, or none that the prior can spell.
+    """
+    spelling = level.prior.config.lyrics.text
+    characters = len(spelling.tokens(request.lyrics))
+    if not request.lyrics.strip():
+        raise UserError("The song comes without lyrics: give those that are to be aligned.")
+    if not characters:
+        raise UserError("The lyrics hold no character that the model can spell: write them in Latin.")
+    (matrix,) = alignment(level, codes[None], [request], hop_fraction, layer, head, progress)
+    path, shown = monotone_path(matrix), shown_words(request.lyrics, spelling)
+    token_seconds = level.hop_samples / level.sample_rate
+    words = word_times(
+        shown,
+        path,
+        characters,
+        token_seconds,
+        from_start=request.offset_samples == 0,
+        to_end=request.offset_samples + len(codes) * level.hop_samples >= request.total_samples,
+    )
+    return Alignment(request.lyrics, matrix, path, tuple(words), tuple(shown), len(codes) * token_seconds, layer, head)
 
 
 def lyric_format(path: Path) -> Callable[[Alignment], bytes]:

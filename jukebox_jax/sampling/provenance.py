@@ -109,6 +109,11 @@ class _Request:
 
 
 @dataclass(frozen=True)
+class _HopFractions:
+    hop_fractions: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Recorded:
     """What of a provenance decides about the tokens. Sequences by level have level 0 first; `batch_sizes` are those of
     the levels that were sampled."""
@@ -136,15 +141,46 @@ def recorded(provenance: Mapping[str, Any]) -> Recorded:
     Raises:
       UserError: it is not one that `song_provenance` wrote, or has been changed.
     """
-    fields = {name: provenance[name] for name in Recorded.__dataclass_fields__ if name in provenance}
+    return _checked(Recorded, {name: provenance[name] for name in Recorded.__dataclass_fields__ if name in provenance})
+
+
+def recorded_request(provenance: Mapping[str, Any]) -> Request | None:
+    """What a song was sampled by, if its provenance says so.
+
+    Raises:
+      UserError: what it says has been changed.
+    """
+    if "request" not in provenance:
+        return None
+    return Request(**vars(_checked(_Request, provenance["request"])))
+
+
+def recorded_hop_fraction(provenance: Mapping[str, Any], level: int, default: float) -> float:
+    """New tokens per window of a level, as a fraction of the window; `default` if the provenance does not say.
+
+    Raises:
+      UserError: what it says has been changed.
+    """
+    if "hop_fractions" not in provenance:
+        return default
+    fractions = _checked(_HopFractions, {"hop_fractions": provenance["hop_fractions"]}).hop_fractions
+    if not (level < len(fractions) and 0 < fractions[level] <= 1):
+        raise _changed(f"no hop fraction of level {level} from 0 to 1")
+    return fractions[level]
+
+
+def _checked(kind: type, values: Any) -> Any:
     try:
-        return config.from_dict(Recorded, fields)
+        return config.from_dict(kind, values)
     except UserError as error:
-        problem = str(error).replace("Config key", "key").replace("config key", "key").rstrip(".")
-        raise UserError(
-            f"What the song says of where it comes from is incomplete or was changed ({problem}): give the file as it "
-            "was exported."
-        ) from None
+        raise _changed(str(error).replace("Config key", "key").replace("config key", "key").rstrip(".")) from None
+
+
+def _changed(problem: str) -> UserError:
+    return UserError(
+        f"What the song says of where it comes from is incomplete or was changed ({problem}): give the file as it was "
+        "exported."
+    )
 
 
 def order_again(
