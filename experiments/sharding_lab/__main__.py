@@ -53,10 +53,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", nargs="*", metavar="MODEL", choices=MODELS, help="of these models, or of all")
     parser.add_argument("--at-most", type=int, metavar="N", help="compile no more than N programs that are not known")
+    parser.add_argument("--seconds", type=float, default=1800, help="that the compiler may take for each (1800)")
     args = parser.parse_args()
 
     if args.compile is not None:
-        compile_subset(args.compile or list(MODELS), args.at_most)
+        compile_subset(args.compile or list(MODELS), args.at_most, args.seconds)
     started = time.monotonic()
     found = {(name, place): lab_rows(name, place) for name in MODELS for place in TOPOLOGIES}
     best = {key: best_of_each(some, lambda row: row.combination.strategy) for key, some in found.items()}
@@ -149,7 +150,7 @@ def subset(names: Sequence[str]) -> list[Row]:
     return found
 
 
-def compile_subset(names: Sequence[str], at_most: int | None) -> None:
+def compile_subset(names: Sequence[str], at_most: int | None, seconds: float) -> None:
     """Compiles what is not in the store."""
     known = {_place(entry) for entry in _read(HERE / "compiled.json")}
     left = at_most
@@ -162,7 +163,7 @@ def compile_subset(names: Sequence[str], at_most: int | None) -> None:
         topology = parse_topology(row.topology)
         require_compiler(topology)
         run = load_config(MODELS[row.model][0])
-        answer = compiled(row.combination.of(run), row.topology, HERE / "compiled.jsonl")
+        answer = compiled(row.combination.of(run), row.topology, HERE / "compiled.jsonl", seconds)
         row = with_compiled(row, run, answer, topology)
         print(
             f"{row.model} {row.topology} {row.combination}: {row.reason or f'{row.compile_seconds:.0f} s'}", flush=True
