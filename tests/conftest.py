@@ -27,7 +27,7 @@ LONG = (
     *("distributed/test_hosts.py", "corpus/test_prepare.py", "interop/test_fine_tuning.py", "models/test_losses.py"),
     *("experiments/test_parity.py", "pipeline/test_train_run.py", "interop/test_import.py", "models/test_vqvae.py"),
     *("sampling/test_session.py", "sampling/test_engine.py", "sampling/test_order.py", "sampling/test_devices.py"),
-    "parallel/test_partitioned.py",
+    *("parallel/test_partitioned.py", "notebooks/test_notebooks.py", "docs/test_docs.py", "planning/test_bench.py"),
 )
 
 
