@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Int16, Shaped
 
 from jukebox_jax.audio.decode import AV_SUFFIXES, BLOCK_FRAMES, NOT_FINITE, BadAudio, open_audio, resampled
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import atomic_file
+
+if TYPE_CHECKING:
+    import soundfile
 
 READABLE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".caf", ".w64"})
 # Music files that libsndfile has no decoder for, and PyAV has: worth naming, lest they be left out in silence.
@@ -97,9 +101,21 @@ def write_audio(path: os.PathLike | str, samples: Float[np.ndarray, " t *channel
         atomic_file(path) as temporary,
         soundfile.SoundFile(str(temporary), "w", sample_rate, data.shape[1], subtype=subtype, format=container) as file,
     ):
-        # Writing a minute or more of Vorbis in one call crashes libsndfile (seen in soundfile 0.14).
-        for start in range(0, len(data), BLOCK_FRAMES):
-            file.write(data[start : start + BLOCK_FRAMES])
+        write_blocks(file, data)
+
+
+def write_blocks(
+    file: soundfile.SoundFile, data: Shaped[np.ndarray, "t c"], tell: Callable[[float], object] = lambda seconds: None
+) -> None:
+    """Writes frames block by block: a minute or more of Vorbis in one call crashes libsndfile (seen in soundfile 0.14).
+
+    Args:
+      tell: called with how many seconds have been written, after each block.
+    """
+    for start in range(0, len(data), BLOCK_FRAMES):
+        block = data[start : start + BLOCK_FRAMES]
+        file.write(block)
+        tell(len(block) / file.samplerate)
 
 
 def to_int16(samples: Float[np.ndarray, "*s"]) -> Int16[np.ndarray, "*s"]:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jukebox_jax.audio.decode import BLOCK_FRAMES
-from jukebox_jax.audio.files import to_int16
+from jukebox_jax.audio.files import to_int16, write_blocks
 from jukebox_jax.errors import UserError
 
 
@@ -108,11 +107,7 @@ def encode(
         format=format.container,
         **format.options,
     ) as file:
-        # Writing a minute or more of Vorbis in one call crashes libsndfile (seen in soundfile 0.14).
-        for start in range(0, len(data), BLOCK_FRAMES):
-            block = data[start : start + BLOCK_FRAMES]
-            file.write(block)
-            tell(len(block) / sample_rate)
+        write_blocks(file, data, tell)
     data = buffer.getvalue()
     return _renumbered(data) if format.container == "OGG" else data
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import html
-import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from jaxtyping import Float
 import jukebox_jax
 from jukebox_jax.errors import UserError
 from jukebox_jax.export import plots
+from jukebox_jax.export.encoding import FORMATS, encode
 from jukebox_jax.export.plots import Attention, CodebookUsage, LossCurve, Number, Series
 from jukebox_jax.files import atomic_file
 from jukebox_jax.labels.timed import TimedWord
@@ -48,7 +48,11 @@ _MP3_DELAY_SAMPLES = 576 + 529
 # Audio of another rate is resampled: at lower ones the same setting means fewer bits, and at some of them frames too
 # small for the encoder's header, so that its delay would stay in; rates that MP3 does not know cannot be encoded.
 _MP3_RATES = (32_000, 44_100, 48_000)
-_KBITS_RANGE = (320, 32)  # What soundfile's compression_level 0 and 1 mean for MPEG-1 layer III.
+_MP3 = dataclasses.replace(
+    FORMATS["mp3"],
+    # compression_level 0 and 1 mean 320 and 32 kbit/s for MPEG-1 layer III.
+    options={"compression_level": (320 - _MP3_KBITS) / (320 - 32), "bitrate_mode": "CONSTANT"},
+)
 
 
 @dataclass(frozen=True)
@@ -401,18 +405,4 @@ def _mp3(audio: Float[np.ndarray, " t"], sample_rate: int) -> bytes:
         raise UserError(f"A page needs soundfile for its sound ({error}): pip install soundfile.") from None
     if "MP3" not in soundfile.available_formats():
         raise UserError("A page needs MP3, which this libsndfile cannot write: install version 1.1 or later.")
-    fastest, slowest = _KBITS_RANGE
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(
-        buffer,
-        "w",
-        sample_rate,
-        channels=1,
-        format="MP3",
-        subtype="MPEG_LAYER_III",
-        compression_level=(fastest - _MP3_KBITS) / (fastest - slowest),
-        bitrate_mode="CONSTANT",
-    ) as file:
-        for block in np.array_split(np.clip(audio, -1, 1), math.ceil(len(audio) / 65536)):
-            file.write(block)
-    return buffer.getvalue()
+    return encode(np.clip(audio, -1, 1)[:, None], sample_rate, _MP3)
