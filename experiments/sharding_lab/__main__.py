@@ -16,6 +16,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from experiments.sharding_lab.charts import crossover_chart, long_context_chart, scaling_chart
@@ -94,6 +95,7 @@ def question(name: str, chips: int, batch: int | None = None) -> Question:
     return Question(name, run, strategies("all"), batch or each * chips, remats, "all")
 
 
+@cache
 def lab_rows(name: str, place: str) -> list[Row]:
     """One example (of the codec two) for each chip."""
     topology = parse_topology(place)

@@ -135,27 +135,29 @@ def rows(question: Question, topology: Topology) -> Iterator[Row]:
     if question.step != "train":
         yield from _serving_rows(question, topology)
         return
-    for strategy in question.strategies:
-        try:
-            meshes = list(meshes_of(strategy, topology.chips, topology.slices, question.meshes))
-        except UserError as error:
+    for strategy, mesh in _layouts(question, topology):
+        if isinstance(mesh, str):
             empty = Combination(strategy, (1, 1, 1, 1), question.batch_size or question.run.train.batch_size)
-            yield _none(question, topology, empty, str(error))
+            yield _none(question, topology, empty, mesh)
             continue
-        for mesh in meshes:
-            for remat in _remats(question):
-                yield _fitting(question, topology, strategy, mesh, remat)
+        for remat in _remats(question):
+            yield _fitting(question, topology, strategy, mesh, remat)
 
 
 def count(question: Question, topology: Topology) -> int:
     """How many rows a question has at most: those that progress is measured by."""
-    meshes = 0
+    layouts = sum(1 for _ in _layouts(question, topology))
+    return layouts * (len(_remats(question)) if question.step == "train" else 1)
+
+
+def _layouts(question: Question, topology: Topology) -> Iterator[tuple[str, Mesh | str]]:
+    """Every strategy with each of its meshes, or with the reason why it has none."""
     for strategy in question.strategies:
         try:
-            meshes += len(list(meshes_of(strategy, topology.chips, topology.slices, question.meshes)))
-        except UserError:
-            meshes += 1
-    return meshes * (len(_remats(question)) if question.step == "train" else 1)
+            for mesh in meshes_of(strategy, topology.chips, topology.slices, question.meshes):
+                yield strategy, mesh
+        except UserError as error:
+            yield strategy, str(error)
 
 
 def _remats(question: Question) -> Sequence[Remat | None]:
