@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -287,6 +288,7 @@ class Model:
         alignments: Sequence[Alignment | None] | None = None,
         surprise: bool = False,
         runs: os.PathLike | str | None = None,
+        progress: bool = True,
     ) -> None:
         """Writes songs as one HTML file to listen to: all levels, spectrograms, how they were made.
 
@@ -295,15 +297,24 @@ class Model:
           alignments: of each song's lyrics, by `align`: they light up as they are sung.
           surprise: also draw how many bits each token of the top level takes; the top prior hears the songs for it.
           runs: folder of the runs that trained this model, for their loss curves.
+          progress: whether to draw progress lines on stderr.
         """
+        from tqdm import tqdm
+
         songs = [songs] if isinstance(songs, Song) else songs
         codes, rate = self.codec.config.codes, self.codec.config.sample_rate
+        series: list[list[Series]] = [[] for _ in songs]
+        if surprise:
+            heard = tqdm(songs, desc="surprise", unit="song", file=sys.stderr, disable=not progress)
+            series = [[self.surprise(song)] for song in heard]
         samples = [
-            song_sample(song.levels, song.tokens, codes, song.provenance, *more, [self.surprise(song)] * surprise)
-            for song, *more in zip(songs, alignments or [None] * len(songs), titles or [None] * len(songs), strict=True)
+            song_sample(song.levels, song.tokens, codes, song.provenance, *more)
+            for song, *more in zip(
+                songs, alignments or [None] * len(songs), titles or [None] * len(songs), series, strict=True
+            )
         ]
         curves = [] if runs is None else training_curves(runs, self.codec.config.levels)
-        write_page(path, songs_page(samples, rate, curves))
+        write_page(path, songs_page(samples, rate, curves), progress=progress)
 
     def surprise(self, song: Song | Sequence[Int[np.ndarray, " _"]], level: int | None = None) -> Series:
         """How many bits each token of a level (the top one) takes a prior that is told what the song was sampled by."""

@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
     songs = [model.load_song(path) for path in tqdm(paths, desc="decode", unit="song", disable=args.quiet)]
     titles = [f"{path.parent.name}/{path.name.removesuffix('.tokens.npz')}" for path in paths]
     alignments = [aligned(model, song) for song in tqdm(songs, desc="align", unit="song", disable=args.quiet)]
-    model.page(songs, out, titles=titles, alignments=alignments, surprise=args.surprise, runs=args.model)
+    asked = {"surprise": args.surprise, "runs": args.model, "progress": not args.quiet}
+    model.page(songs, out, titles=titles, alignments=alignments, **asked)
     print(out)
 
 
@@ -71,10 +72,10 @@ def aligned(model: Model, song: Song) -> Alignment | None:
     """When its lyrics are sung; nothing where it has none, or where nobody knows which head follows them."""
     from jukebox_jax.sampling.provenance import recorded_request
 
-    request = recorded_request(song.provenance)
-    if request is None or not request.lyrics.strip():
-        return None
     try:
+        request = recorded_request(song.provenance)
+        if request is None or not request.lyrics.strip():
+            return None
         return model.align(song, progress=False)
     except UserError as error:
         print(f"jukebox-jax: lyrics do not light up: {error}", file=sys.stderr)

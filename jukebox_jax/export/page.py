@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import html
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -133,20 +134,33 @@ class _Version:
 
 
 def write_page(
-    path: os.PathLike | str, content: PageContent, *, piece_seconds: Number = 15, sample_seconds: Number = 60
+    path: os.PathLike | str,
+    content: PageContent,
+    *,
+    piece_seconds: Number = 15,
+    sample_seconds: Number = 60,
+    progress: bool = False,
 ) -> None:
     """Writes the page to `path`, whole or not at all.
 
     Pieces are cut to their first `piece_seconds`, samples to `sample_seconds`; the page says so where it happens.
-    About 16 kB of page per second of audio.
+    About 16 kB of page per second of audio. With `progress`, a progress line is drawn on stderr.
 
     Raises:
       ValueError: an audio is empty, not one-dimensional or not finite.
       UserError: soundfile is missing, or cannot write MP3.
     """
-    rate = content.sample_rate
-    pieces = [_piece_html(piece, rate, piece_seconds) for piece in content.pieces]
-    samples = [_sample_html(i, sample, rate, sample_seconds) for i, sample in enumerate(content.samples, 1)]
+    from tqdm import tqdm
+
+    rate, pieces, samples = content.sample_rate, [], []
+    count = len(content.pieces) + len(content.samples)
+    with tqdm(total=count, desc="page", unit="song", file=sys.stderr, disable=not progress) as bar:
+        for piece in content.pieces:
+            pieces.append(_piece_html(piece, rate, piece_seconds))
+            bar.update()
+        for number, sample in enumerate(content.samples, 1):
+            samples.append(_sample_html(number, sample, rate, sample_seconds))
+            bar.update()
     sections = [
         _section(
             "Held-out pieces",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cascade import random_model
 
+from jukebox_jax import api
 from jukebox_jax.export.page import write_page
 from jukebox_jax.export.song_page import flat, song_sample, songs_page
 
@@ -52,3 +53,13 @@ def test_aligned_lyrics_light_up_and_show_their_attention(tmp_path):
     assert page.count('class="word"') == 3
     assert "<figcaption>Attention</figcaption>" in page
     assert "Surprise, level 2" in page
+
+
+def test_the_prior_hears_songs_only_if_it_is_asked_and_progress_is_shown(tmp_path, monkeypatch, capsys):
+    model = random_model()
+    monkeypatch.setattr(api, "token_bits", None)
+    song = api.Song(tuple(TOKENS), tuple(LEVELS), RATE, {})
+    model.page([song, song], tmp_path / "index.html")
+    assert "page: 100%" in capsys.readouterr().err
+    model.page(song, tmp_path / "index.html", progress=False)
+    assert capsys.readouterr().err == ""
