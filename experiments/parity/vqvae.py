@@ -28,7 +28,7 @@ from jukebox_jax.audio.spectral import (
     REFERENCE,
     item_norm,
     log_magnitude_distance,
-    magnitude_stft,
+    magnitude_stfts,
     spectral_convergence,
     spectral_distance,
 )
@@ -89,15 +89,17 @@ def settled_codes(
 
 def _spectra(recorded: Reader, loss: CodecLossConfig, audio: jax.Array) -> Iterator[Check]:
     target, prediction = audio[..., 0], jnp.asarray(recorded["out/dec_from_l0"])[..., 0]
-    yield Check("out/specnorm_default", item_norm(magnitude_stft(target, REFERENCE)), SPECTRAL)
-    for index, stft in enumerate(loss.resolutions):
-        yield Check(f"out/specnorm_ms{index}", item_norm(magnitude_stft(target, stft)), SPECTRAL)
-    yield Check("out/spec_in_lastms_item0", magnitude_stft(target, loss.resolutions[-1])[0].T, OTHER)
-    yield Check("out/spectral_loss_vec", spectral_distance(target, prediction, REFERENCE), SPECTRAL)
-    distances = [spectral_distance(target, prediction, stft) for stft in loss.resolutions]
+    resolutions = (REFERENCE, *loss.resolutions)
+    targets, predictions = magnitude_stfts(resolutions, target), magnitude_stfts(resolutions, prediction)
+    yield Check("out/specnorm_default", item_norm(targets[0]), SPECTRAL)
+    for index, spectrum in enumerate(targets[1:]):
+        yield Check(f"out/specnorm_ms{index}", item_norm(spectrum), SPECTRAL)
+    yield Check("out/spec_in_lastms_item0", targets[-1][0].T, OTHER)
+    distance, *distances = (spectral_distance(*pair) for pair in zip(targets, predictions, strict=True))
+    yield Check("out/spectral_loss_vec", distance, SPECTRAL)
     yield Check("out/multispectral_loss_vec", sum(distances) / len(distances), SPECTRAL)
-    yield Check("out/spectral_convergence_vec", spectral_convergence(target, prediction), SPECTRAL)
-    yield Check("out/log_magnitude_loss", jnp.mean(log_magnitude_distance(target, prediction)), OTHER)
+    yield Check("out/spectral_convergence_vec", spectral_convergence(targets[0], predictions[0]), SPECTRAL)
+    yield Check("out/log_magnitude_loss", jnp.mean(log_magnitude_distance(targets[0], predictions[0])), OTHER)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

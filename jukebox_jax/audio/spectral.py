@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -42,6 +43,25 @@ def magnitude_stft(audio: Float[Array, "b t"], stft: STFT) -> Float[Array, "b fr
     return safe_sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag))
 
 
+def magnitude_stfts(
+    stfts: Sequence[STFT], audio: Float[Array, "b t"], after: Float[Array, "b _ _"] | None = None
+) -> tuple[Float[Array, "b _ _"], ...]:
+    """`magnitude_stft` at several resolutions, one after the other, and all of them after `after`, another spectrogram.
+
+    On CPUs XLA runs at once whatever is ready, and a Fourier transform waits for threads of the pool that it runs on
+    itself: two of them on two cores can wait for each other for ever (seen in jaxlib 0.11.2;
+    https://github.com/openxla/xla/pull/46347 changed what prevented it). So here none is ready before the one before it
+    is done, backward neither.
+    """
+    found = []
+    for stft in stfts:
+        if after is not None:
+            audio = audio + 0.0 * after[:, 0, :1]
+        after = magnitude_stft(audio, stft)
+        found.append(after)
+    return tuple(found)
+
+
 def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Square root whose gradient at exactly zero is zero, as digital silence needs it."""
     positive = x > 0
@@ -53,20 +73,24 @@ def item_norm(magnitudes: Float[Array, "b frames bins"]) -> Float[Array, " b"]:
     return safe_sqrt(jnp.sum(jnp.square(magnitudes), axis=(1, 2)))
 
 
-def spectral_distance(target: Float[Array, "b t"], prediction: Float[Array, "b t"], stft: STFT) -> Float[Array, " b"]:
-    """Frobenius norm of the difference of the magnitude spectrograms, per item."""
-    return item_norm(magnitude_stft(target, stft) - magnitude_stft(prediction, stft))
+def spectral_distance(
+    target: Float[Array, "b frames bins"], prediction: Float[Array, "b frames bins"]
+) -> Float[Array, " b"]:
+    """Frobenius norm of the difference of two magnitude spectrograms, per item."""
+    return item_norm(target - prediction)
 
 
-def spectral_convergence(target: Float[Array, "b t"], prediction: Float[Array, "b t"]) -> Float[Array, " b"]:
-    """Distance of the spectrograms relative to the target's norm, per item, as a linear ratio; 0 for silence."""
-    target_spectrum = magnitude_stft(target, REFERENCE)
-    norm = item_norm(target_spectrum)
-    distance = item_norm(target_spectrum - magnitude_stft(prediction, REFERENCE))
-    return distance * (norm > SILENCE_NORM) / jnp.maximum(norm, SILENCE_NORM)
+def spectral_convergence(
+    target: Float[Array, "b frames bins"], prediction: Float[Array, "b frames bins"]
+) -> Float[Array, " b"]:
+    """Distance of spectrograms at `REFERENCE` relative to the target's norm, per item, as a linear ratio; 0 for
+    silence."""
+    norm = item_norm(target)
+    return spectral_distance(target, prediction) * (norm > SILENCE_NORM) / jnp.maximum(norm, SILENCE_NORM)
 
 
-def log_magnitude_distance(target: Float[Array, "b t"], prediction: Float[Array, "b t"]) -> Float[Array, " b"]:
-    """Mean absolute difference of the natural-log magnitudes (offset 1e-4) at the reference resolution, per item."""
-    log_target = jnp.log(magnitude_stft(target, REFERENCE) + 1e-4)
-    return jnp.mean(jnp.abs(log_target - jnp.log(magnitude_stft(prediction, REFERENCE) + 1e-4)), axis=(1, 2))
+def log_magnitude_distance(
+    target: Float[Array, "b frames bins"], prediction: Float[Array, "b frames bins"]
+) -> Float[Array, " b"]:
+    """Mean absolute difference of the natural-log magnitudes (offset 1e-4) at `REFERENCE`, per item."""
+    return jnp.mean(jnp.abs(jnp.log(target + 1e-4) - jnp.log(prediction + 1e-4)), axis=(1, 2))

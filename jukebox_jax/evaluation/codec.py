@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jukebox_jax.audio.spectral import REFERENCE, magnitude_stft, spectral_convergence
+from jukebox_jax.audio.spectral import REFERENCE, magnitude_stft, magnitude_stfts, spectral_convergence
 from jukebox_jax.evaluation.placement import everywhere, placed
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, codec_losses
 from jukebox_jax.models.vqvae import VQVAEConfig
@@ -58,7 +58,8 @@ def codec_evaluation(
 @jax.jit
 def convergence(original: Float[Array, "b t 1"], reproduced: Float[Array, "b t 1"]) -> Float[Array, " b"]:
     """Spectral convergence of every item as a linear ratio."""
-    return spectral_convergence(original[..., 0], reproduced[..., 0])
+    (target,) = magnitude_stfts([REFERENCE], original[..., 0])
+    return spectral_convergence(target, *magnitude_stfts([REFERENCE], reproduced[..., 0], target))
 
 
 @partial(jax.jit, static_argnames=("band_hz", "sample_rate"))

@@ -12,12 +12,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jukebox_jax.audio.spectral import REFERENCE, STFT, log_magnitude_distance, spectral_convergence, spectral_distance
+from jukebox_jax.audio.spectral import (
+    REFERENCE,
+    STFT,
+    log_magnitude_distance,
+    magnitude_stfts,
+    spectral_convergence,
+    spectral_distance,
+)
 from jukebox_jax.errors import UserError
 from jukebox_jax.models.codebook import Codebook, Quantised, RandomRows, draw_rows, quantise, quantise_and_learn
 from jukebox_jax.models.vqvae import VQVAE, VQVAEConfig
 
 Waveform = Literal["l1", "l2", "linf", "lmix"]
+
+
+#: Magnitudes at `REFERENCE`, and at the resolutions of a config.
+Spectra = tuple[Float[Array, "b _ _"], ...]
 
 
 @dataclass(frozen=True)
@@ -114,19 +125,16 @@ def audio_losses(
 
 
 def spectral_losses(
-    config: CodecLossConfig, bandwidth: Bandwidth, target: Float[Array, "b t"], prediction: Float[Array, "b t"]
+    config: CodecLossConfig, bandwidth: Bandwidth, target: Spectra, prediction: Spectra
 ) -> dict[str, Float[Array, ""]]:
     """The `spectral` term at the reference resolution and the `multispectral` mean over the configured ones."""
     # With weight zero it is only a metric: its gradient would be computed just to be multiplied by zero.
-    prediction_for_metric = prediction if config.spectral else jax.lax.stop_gradient(prediction)
+    prediction_for_metric = prediction[0] if config.spectral else jax.lax.stop_gradient(prediction[0])
     if config.relative_spectral:
-        spectral = jnp.mean(per_item(spectral_convergence)(target, prediction_for_metric))
+        spectral = jnp.mean(spectral_convergence(target[0], prediction_for_metric))
     else:
-        distance = per_item(partial(spectral_distance, stft=REFERENCE))
-        spectral = jnp.mean(distance(target, prediction_for_metric)) / bandwidth.spec
-    distances = [
-        jnp.mean(per_item(partial(spectral_distance, stft=stft))(target, prediction)) for stft in config.resolutions
-    ]
+        spectral = jnp.mean(spectral_distance(target[0], prediction_for_metric)) / bandwidth.spec
+    distances = [jnp.mean(spectral_distance(*pair)) for pair in zip(target[1:], prediction[1:], strict=True)]
     return {"spectral": spectral, "multispectral": sum(distances) / len(distances) / bandwidth.spec}
 
 
@@ -152,6 +160,8 @@ def codec_losses(
     """
     vqvae = VQVAE(model)
     target = audio[..., 0].astype(jnp.float32)
+    spectra = per_item(partial(magnitude_stfts, (REFERENCE, *config.resolutions)))
+    target_spectra = predicted_spectra = spectra(target)
     metrics: dict[str, Float[Array, ""]] = {}
     codebooks_after = []
     quantised_levels: list[Quantised] = []
@@ -172,14 +182,15 @@ def codec_losses(
             output = vqvae.apply({"params": params}, quantised.vectors, level, method="decode_latents")
             prediction = output[..., 0].astype(jnp.float32)
             terms = audio_losses(config, bandwidth, target, prediction)
-            terms |= spectral_losses(config, bandwidth, target, prediction)
+            predicted_spectra = spectra(prediction, predicted_spectra[-1])
+            terms |= spectral_losses(config, bandwidth, target_spectra, predicted_spectra)
         for name in totals:
             totals[name] += terms[name]
-        measured = jax.lax.stop_gradient(prediction)
+        measured = jax.lax.stop_gradient(predicted_spectra[0])
         own = {f"{name}_loss": value for name, value in terms.items()} | {
             "commit_loss": quantised.commit_loss,
-            "log_magnitude_loss": jnp.mean(per_item(log_magnitude_distance)(target, measured)),
-            "spectral_convergence": jnp.mean(per_item(spectral_convergence)(target, measured)),
+            "log_magnitude_loss": jnp.mean(log_magnitude_distance(target_spectra[0], measured)),
+            "spectral_convergence": jnp.mean(spectral_convergence(target_spectra[0], measured)),
         }
         if level == 0:
             # Without a suffix these mean the finest level; the others, below, sums and means over the levels.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from jukebox_jax.audio.spectral import REFERENCE, spectral_convergence, spectral_distance
+from jukebox_jax.audio.spectral import REFERENCE, magnitude_stfts, spectral_convergence, spectral_distance
 from jukebox_jax.models.losses import Bandwidth, CodecLossConfig, audio_losses, codec_losses
 from jukebox_jax.models.vqvae import VQVAEConfig, init_codec, untrained_codebooks
+from jukebox_jax.parallel.hlo import ENTRY, computations
 
 TINY = VQVAEConfig(downs=(1, 1, 1), widths=(4, 4, 4), depths=(1, 1, 1), emb_width=4, codes=8)
 #: For what one level and one resolution can show: more take longer to compile.
@@ -33,11 +35,12 @@ def recorded_signals():
 
 def test_spectral_terms_are_the_recorded_ones():
     target, prediction = recorded_signals()
-    np.testing.assert_allclose(spectral_distance(target, prediction, REFERENCE), [713.7433, 224.2011], rtol=1e-5)
-    resolutions = CodecLossConfig().resolutions
-    multi = sum(spectral_distance(target, prediction, stft) for stft in resolutions) / len(resolutions)
-    np.testing.assert_allclose(multi, [473.5775, 147.5652], rtol=1e-5)
-    np.testing.assert_allclose(spectral_convergence(target, prediction), [0.4252, 0.2395], atol=5e-5)
+    resolutions = (REFERENCE, *CodecLossConfig().resolutions)
+    pairs = list(zip(magnitude_stfts(resolutions, target), magnitude_stfts(resolutions, prediction), strict=True))
+    distances = [spectral_distance(*pair) for pair in pairs]
+    np.testing.assert_allclose(distances[0], [713.7433, 224.2011], rtol=1e-5)
+    np.testing.assert_allclose(sum(distances[1:]) / len(distances[1:]), [473.5775, 147.5652], rtol=1e-5)
+    np.testing.assert_allclose(spectral_convergence(*pairs[0]), [0.4252, 0.2395], atol=5e-5)
 
 
 def test_waveform_terms_are_the_recorded_ones():
@@ -104,3 +107,35 @@ def test_metrics_are_given_per_level_and_levels_add_up():
     assert after is not books
     jax.tree.map(np.testing.assert_array_equal, after, books)
     assert "usage" not in held_out
+
+
+def test_no_two_fourier_transforms_are_ready_at_once():
+    """See `magnitude_stfts`: on two cores they might wait for each other for ever."""
+    params = meta.unbox(init_codec(TINY, jax.random.key(0)))
+    config = dataclasses.replace(
+        CodecLossConfig(spectral=1.0),
+        multispectral_n_fft=(256, 128),
+        multispectral_hop=(64, 32),
+        multispectral_window=(240, 100),
+    )
+
+    def loss(params, audio):
+        value, _, metrics = codec_losses(
+            TINY, config, Bandwidth(), params, untrained_codebooks(TINY), audio, jax.random.key(0)
+        )
+        return value, metrics
+
+    audio = jnp.zeros((2, 4096, 1))
+    lines = computations(jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params, audio).compile().as_text())
+    before: dict[str, set[str]] = {}  # the transforms that everything in the program waits for
+    transforms = []
+    for line in lines[ENTRY]:
+        name, _, rest = line.strip().removeprefix("ROOT ").partition(" = ")
+        operands = re.findall(r"%[\w.-]+", rest.partition("metadata=")[0])
+        before[name] = set().union(*(before.get(operand, set()) for operand in operands))
+        if " fft(" in rest:
+            assert before[name] == set(transforms)
+            transforms.append(name)
+            before[name] = before[name] | {name}
+    # The target once, forward and backward for each level.
+    assert len(transforms) == 3 + 3 * 3 * 2
