@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from tqdm import tqdm
 
 from jukebox_jax import api
 from jukebox_jax.audio.files import to_float32, write_audio
@@ -83,8 +85,8 @@ def run_demo(out: os.PathLike | str, *, seed: int = 0, effort: Effort = Effort()
 
         with stage("Measuring on held-out pieces"):
             model = api.load(runs)
-            pieces = reconstruct_held_out(model, audio)
-            report = codec_figures(model, pieces, tokens) | prior_figures(model, tokens)
+            pieces = reconstruct_held_out(model, audio, progress)
+            report = codec_figures(model, pieces, tokens) | prior_figures(model, tokens, progress=progress)
             report |= {f"{run.name}.steps": load_metadata(run)["step"] for run in sorted(runs.iterdir())}
 
         with stage("Sampling"):
@@ -95,7 +97,7 @@ def run_demo(out: os.PathLike | str, *, seed: int = 0, effort: Effort = Effort()
         with stage("Writing audio and the page"):
             report["audio"] = write_audio_files(out / "audio", model, pieces, songs)
             report["page"] = str(out / "index.html")
-            write_page(out / "index.html", page_content(model, pieces, songs, report, runs, tokens))
+            write_page(out / "index.html", page_content(model, pieces, songs, report, runs, tokens), progress=progress)
         report["seconds"] = round(sum(load_json(out / "seconds.json").values()), 1)
         save_json(out / "report.json", report)
     print(f"\n{table(report)}\n\nOpen {out / 'index.html'} to listen.", flush=True)
@@ -127,14 +129,14 @@ class HeldOut:
     convergence: tuple[float, ...]
 
 
-def reconstruct_held_out(model: api.Model, audio: Dataset) -> list[HeldOut]:
+def reconstruct_held_out(model: api.Model, audio: Dataset, progress: bool = False) -> list[HeldOut]:
     """Every held-out piece through the codec, over the length of the shortest (one shape, compiled once)."""
     config = model.codec.config
     songs = audio.splits["validation"]
     length = min(song.samples for song in songs) // config.hops[-1] * config.hops[-1]
     reader = RecordReader(audio, "validation")
     result = []
-    for index, song in enumerate(songs):
+    for index, song in enumerate(tqdm(songs, desc="codec", unit="piece", file=sys.stderr, disable=not progress)):
         original = to_float32(reader.read(index, 0, length, ("audio",))[0]).mean(axis=1)
         levels = model.decode(encode_song(config, model.codec.codec, original))
         ratios = tuple(float(convergence(original[None, :, None], level[None, :, None])[0]) for level in levels)
@@ -158,13 +160,13 @@ def codec_figures(model: api.Model, pieces: list[HeldOut], tokens: Dataset) -> d
     return figures
 
 
-def prior_figures(model: api.Model, tokens: Dataset, batch_size: int = 8) -> dict[str, float]:
+def prior_figures(model: api.Model, tokens: Dataset, batch_size: int = 8, progress: bool = False) -> dict[str, float]:
     """Held-out bits per token of each prior, beside counting tokens and pairs, and with composers drawn at random.
 
     All are measured on the same held-out windows.
     """
     figures = {}
-    for level in LEVELS:
+    for level in tqdm(LEVELS, desc="priors", unit="level", file=sys.stderr, disable=not progress):
         name, prior = f"prior.level_{level}", model.priors[level]
         params = prior.read_params()
         stream = prior_stream(prior.config, tokens, "validation", batch_size, tokens.labels, shuffle=False)

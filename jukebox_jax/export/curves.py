@@ -12,6 +12,7 @@ from jukebox_jax.checkpoint.models import CODEC_FOLDER, level_folder
 from jukebox_jax.export.plots import Band, LossCurve
 from jukebox_jax.training.telemetry import METRICS_FILE, read_metrics
 
+CODEC_NAME = "VQ-VAE"
 #: Which metric of a run is its loss, with its unit.
 CODEC_LOSS, PRIOR_LOSS = ("loss", "loss"), ("bits_per_token", "bits per token")
 
@@ -23,15 +24,16 @@ def training_curves(runs: os.PathLike | str, levels: int = 3, bands: bool = Fals
       bands: draw what is normal behind them; that is known of the demo's models only.
     """
     curves, normal = [], normal_bands() if bands else {}
-    for name in (CODEC_FOLDER, *(level_folder(level) for level in reversed(range(levels)))):
-        folder = Path(runs) / name
+    models = {CODEC_FOLDER: CODEC_NAME} | {level_folder(i): f"prior, level {i}" for i in reversed(range(levels))}
+    for part, name in models.items():
+        folder = Path(runs) / part
         if not (folder / METRICS_FILE).exists():
             continue
-        key, unit = CODEC_LOSS if name == CODEC_FOLDER else PRIOR_LOSS
+        key, unit = CODEC_LOSS if part == CODEC_FOLDER else PRIOR_LOSS
         rows = read_metrics(folder)
         train, held_out = metric_points(rows, key), metric_points(rows, f"eval_{key}")
         curves.append(LossCurve(name, unit, train, held_out, normal.get(name, ())))
-        if name == CODEC_FOLDER:
+        if part == CODEC_FOLDER:
             curves += _usage(rows, levels)
     return curves
 
@@ -47,7 +49,7 @@ def _usage(rows: Sequence[Mapping[str, float | int | None]], levels: int) -> lis
     for level in range(levels):
         points = metric_points(rows, f"usage_l{level + 1}")
         if points:
-            found.append(LossCurve(f"{CODEC_FOLDER}, level {level}", "codes in use", points))
+            found.append(LossCurve(f"{CODEC_NAME}, level {level}", "codes in use", points))
     return found
 
 

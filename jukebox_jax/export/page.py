@@ -201,6 +201,7 @@ def write_page(
         # The browser then runs this script and no other, even if text on the page could pass for one.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         kbits=_MP3_KBITS,
+        original_key="<kbd>O</kbd> original, " if pieces else "",
     )
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")

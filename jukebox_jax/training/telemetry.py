@@ -55,7 +55,9 @@ class Telemetry:
             if wandb_project is not None:
                 self._wandb = _start_wandb(self._run_dir, wandb_project, run_config)
             self._open(step)
+        self._started = False
         self._bar = tqdm(
+            desc="compiling",
             initial=step,
             total=total_steps,
             disable=not (enabled and progress),
@@ -105,6 +107,10 @@ class Telemetry:
 
     def advance(self, loss: float, total_steps: int) -> None:
         """Moves the progress line by one step."""
+        if not self._started:  # the first step was compiled first, which says nothing of the others
+            self._started = True
+            self._bar.unpause()
+            self._bar.set_description_str("", refresh=False)
         self._bar.total = total_steps
         self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
         self._bar.update()
