@@ -439,11 +439,12 @@ class Model:
             raise UserError(f"{path} does not exist: check the path.") from None
         # numpy and zipfile raise whatever the damage happens to break.
         except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} holds no tokens of a song ({error}): name a file that was saved by it.") from None
+            what = error if path.suffix.lower() == ".npz" else f"{path.suffix or 'no suffix'} instead of .npz"
+            raise UserError(f"{path} holds no tokens of a song ({what}): name its .tokens.npz.") from None
         if codec != self.codec.hash:
             raise UserError(f"{path} holds tokens of another codec: use the model that they were sampled with.")
         if not all(codes.ndim == 1 and np.issubdtype(codes.dtype, np.integer) for codes in tokens):
-            raise UserError(f"{path} holds no tokens of a song: name a file that was saved by it.")
+            raise UserError(f"{path} holds no tokens of a song: name its .tokens.npz.")
         return tuple(codes.astype(np.int32) for codes in tokens), text
 
     def decode(self, tokens: Sequence[Int[np.ndarray, " _"]]) -> tuple[Float[np.ndarray, " _"], ...]:

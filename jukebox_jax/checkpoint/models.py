@@ -169,11 +169,13 @@ def split_cascade(folder: os.PathLike | str) -> tuple[Path, str]:
     """Parts FOLDER or FOLDER@best, a folder with a codec and priors, into the folder and what its parts end in.
 
     Raises:
-      UserError: there is no such folder, or a step is named that its parts do not share.
+      UserError: there is no such folder, it holds no model, or a step is named that its parts do not share.
     """
     folder, step = store.split_step(folder)
     if not folder.is_dir():
         raise UserError(f"There is no model folder {folder}: check the path, or use the shipped model with --demo.")
+    if not (folder / CODEC_FOLDER).is_dir() and (folder / "runs" / CODEC_FOLDER).is_dir():
+        raise UserError(f"{folder} holds no model itself: name {folder / 'runs'}, where its parts were trained.")
     if step not in (None, BEST):
         raise UserError(f"The parts of {folder} were trained apart and have no step {step} in common: give @{BEST}.")
     return folder, f"@{step}" if step else ""

@@ -194,7 +194,9 @@ def _targets(args: argparse.Namespace) -> tuple[str, list[Path]]:
         raise UserError(f"--out {out} is one file for {len(args.songs)} songs: name a folder.")
     name = out.suffix.lower().lstrip(".") if names_file else args.format
     if name is None:
-        raise UserError(f"In which format: give --format {'|'.join(NAMES)}, or --out with a file such as song.mp3.")
+        if out is not None and out.suffix and not out.is_dir():
+            raise UserError(f"--out {out}: songs are written as {', '.join(NAMES)}: choose one of these suffixes.")
+        raise UserError(f"The format is not given: add --format {'|'.join(NAMES)}, or --out with a file as song.mp3.")
     if not names_file and out is not None and out.is_file():
         raise UserError(f"--out {out} is a file of another kind: name a folder, or a file such as song.{name}.")
     level = f".level_{args.level}" if args.level else ""

@@ -77,7 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         verb.add_arguments(sub)
-        sub.set_defaults(run=verb.run, if_interrupted=verb.IF_INTERRUPTED, takes_config=takes_config(verb))
+        sub.set_defaults(
+            prog=sub.prog, run=verb.run, if_interrupted=verb.IF_INTERRUPTED, takes_config=takes_config(verb)
+        )
     return parser
 
 
@@ -100,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
             plain, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
-            args = build_parser().parse_args(plain)
+            args, unknown = build_parser().parse_known_args(plain)
+            if unknown:
+                raise UserError(f"unrecognized arguments: {' '.join(unknown)} (see: {args.prog} --help)")
             if overrides and not args.takes_config:
                 names = [verb_name(verb) for verb in VERBS if takes_config(verb)]
                 raise UserError(f"{overrides[0]}: only {', '.join(names[:-1])} and {names[-1]} take a config.")

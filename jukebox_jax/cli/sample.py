@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
     from jukebox_jax.api import Model, Song
     from jukebox_jax.sampling.memory import LevelPlan
+    from jukebox_jax.sampling.order import Order
 
 DESCRIPTION = """Sample songs: top prior, two upsamplers, decoder.
 
 The same seed and batch size give the same songs, whatever is sampled beside them. Songs start from nothing, from audio
-(--prompt), from the tokens of an earlier song (--continue), or from its top level alone (--upsample). Every finished
-window is kept: after whatever end, the same command goes on from there.
+(--prompt), from the tokens of an earlier song (--continue), or from its top level alone (--upsample); what that song
+was told (artist, genre, lyrics, place in the whole) holds again, unless you say otherwise. Every finished window is
+kept: after whatever end, the same command goes on from there.
 
 Artist and genre may be blends, in JSON: '{"Bach": 0.7, "Corelli": 0.3}', or, changing with the seconds of the song,
 '{"0": "Bach", "10": {"Bach": 1, "Corelli": 1}}'."""
@@ -91,19 +93,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="devices: replicas with songs of their own, each of which fsdp or tensor devices make up that divide the "
         "weights: replica=4,fsdp=2 (all devices as replicas, as long as there are songs or segments for them)",
     )
-    levels = "; of each level: 2=%s,1=%s,0=%s"
     parser.add_argument(
         "--temperature",
         type=_by_level(arguments.number),
-        help="above 1 bolder, below 1 safer" + levels % (0.99, 0.98, 0.97),
+        help="above 1 bolder, below 1 safer (0.99); of each level: 2=0.99,1=0.98,0=0.97",
     )
     parser.add_argument(
-        "--top-k", type=_by_level(int), help="draw each token from the k likeliest" + levels % (50, 0, 0)
+        "--top-k",
+        type=_by_level(int),
+        help="draw each token from the k likeliest (0: from all); of each level: 2=50,1=0,0=0",
     )
     parser.add_argument(
         "--top-p",
         type=_by_level(float),
-        help="draw each token from the likeliest that hold this probability" + levels % (0.9, 0, 0),
+        help="draw each token from the likeliest that hold this probability (0: from all); of each level: "
+        "2=0.9,1=0,0=0",
     )
     parser.add_argument(
         "--parallel",
@@ -123,6 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     parser.add_argument("--no-page", action="store_true", help="write no OUT/index.html to listen to the songs")
+    parser.add_argument("--force", action="store_true", help="write over other songs that are in OUT already")
     parser.add_argument("--strict-labels", action="store_true", help="refuse names that the model does not know")
     parser.add_argument(
         "--original-overrun",
@@ -151,7 +156,11 @@ def run(args: argparse.Namespace) -> None:
 
         keep_compiled(None)
         model = api.load(None if args.demo else args.model)
-        order = model.order(seed=args.seed, n_samples=args.n_samples, **given, **_start(args, model))
+        start = _start(args, model)
+        order = model.order(seed=args.seed, n_samples=args.n_samples, **(_as_before(args, model) | given), **start)
+        targets = [args.out / f"seed_{args.seed}_song_{index}.wav" for index in range(args.n_samples)]
+        if not args.force:
+            _refuse_other_songs(targets, order, model)
         session = args.session or args.out / "sessions" / model.session_name(order)
         preview = Preview(args.out / "preview", model, args.n_samples) if args.preview else None
         for event in model.run(order, session=session, tell=print_plan):
@@ -159,20 +168,63 @@ def run(args: argparse.Namespace) -> None:
                 songs = event
             elif preview is not None:
                 preview.write(event)
-        for index, song in enumerate(songs):
-            remove_unfinished(args.out, f"seed_{args.seed}_song_{index}.")
-            path = args.out / f"seed_{args.seed}_song_{index}.wav"
+        for song, path in zip(songs, targets, strict=True):
+            remove_unfinished(args.out, f"{path.stem}.")
             song.save(path)
             song.save_tokens(path.with_suffix(".tokens.npz"))
             print(path)
         if not args.no_page:
-            _write_page(model, songs, args.out / "index.html")
+            _write_page(model, songs, [path.stem for path in targets], args.out / "index.html")
 
 
-def _write_page(model: Model, songs: Sequence[Song], path: Path) -> None:
+def _as_before(args: argparse.Namespace, model: Model) -> dict[str, Any]:
+    """What songs to go on with, or to upsample, were told, as `Model.sample` takes it; says what is taken over."""
+    from jukebox_jax.sampling.order import SECONDS
+    from jukebox_jax.sampling.provenance import recorded_request
+
+    paths, rate = args.continue_from or args.upsample or [], model.codec.config.sample_rate
+    requests = [recorded_request(model.load_song(path, decode=False).provenance) for path in paths]
+    if not requests or None in requests:
+        return {}
+    texts = {"artist": args.artist, "genre": args.genre, "lyrics": args.lyrics or args.lyrics_file}
+    found: dict[str, Any] = {
+        name: [getattr(request, name) for request in requests] for name, given in texts.items() if given is None
+    }
+    if args.total_seconds is args.offset_seconds is None:
+        length = args.sample_length or (args.seconds or (SECONDS if args.continue_from else 0)) * rate
+        totals = [max(request.total_samples, request.offset_samples + length) for request in requests]
+        # Half a sample more, lest rounding loses one.
+        found["total_seconds"] = [(total + 0.5) / rate for total in totals]
+        found["offset_seconds"] = [(request.offset_samples + 0.5) / rate for request in requests]
+    for path, request in zip(paths, requests, strict=True):
+        said = {name: getattr(request, name) for name in texts if name in found}
+        said = [f"{name} {text}" for name, text in said.items() if text not in ("", "unknown")]
+        if said:
+            print(f"{path.name} was sampled with, and goes on with, {', '.join(said)}.", file=sys.stderr)
+    return found
+
+
+def _refuse_other_songs(targets: Sequence[Path], order: Order, model: Model) -> None:
+    """Raises UserError if a song would be written over another one; one of the same settings is the same song."""
+    from jukebox_jax.export.tags import read_provenance
+
+    settings = order.settings(model.codec, model.priors)
+    for index, (path, song) in enumerate(zip(targets, settings["songs"], strict=True)):
+        if not path.exists():
+            continue
+        ours = json.loads(json.dumps({**settings, **song, "song": index}))
+        try:
+            there = read_provenance(path)
+        except UserError:
+            there = {}
+        if any(there.get(name) != value for name, value in ours.items() if name not in ("songs", "mesh")):
+            raise UserError(f"{path} is another song: choose another --out or --seed, or write over it with --force.")
+
+
+def _write_page(model: Model, songs: Sequence[Song], titles: Sequence[str], path: Path) -> None:
     """The page of songs that are written already: what stands in its way does not undo them."""
     try:
-        model.page(songs, path)
+        model.page(songs, path, titles=titles)
     except UserError as error:
         print(f"jukebox-jax: the songs are written, but no page: {error}", file=sys.stderr)
     else:
@@ -215,7 +267,10 @@ def _by_level(parse: Callable[[str], Any]) -> Callable[[str], Any]:
         if "=" not in text:
             return parse(text)
         pairs = [pair.partition("=") for pair in text.split(",")]
-        return {int(level): parse(value) for level, _, value in pairs}
+        try:
+            return {int(level): parse(value) for level, _, value in pairs}
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is no number for each level: write 2=1,1=1,0=1") from None
 
     return parsed
 

@@ -50,7 +50,8 @@ class Beginning:
             if self.mode != "upsample" and longest > sample_length and not overrun:
                 raise UserError(
                     f"What the songs start from lasts {longest / config.sample_rate:.2f} s, more than the "
-                    f"{sample_length / config.sample_rate:.2f} s to make: ask for more seconds, or use prompt_seconds."
+                    f"{sample_length / config.sample_rate:.2f} s to make: ask for more seconds, or use less "
+                    "of it (prompt_seconds)."
                 )
         if self.mode != "upsample":
             return self

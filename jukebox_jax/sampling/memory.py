@@ -50,7 +50,7 @@ class LevelPlan:
     def __str__(self) -> str:
         where = f", on each of {self.devices} devices" if self.devices > 1 else ""
         return (
-            f"level {self.level}{where}: weights {size_text(self.weights)}, {self.batch_size} songs at once "
+            f"level {self.level}{where}: weights {size_text(self.weights)}, songs in batches of {self.batch_size} "
             f"{size_text(self.slots)}, work {size_text(self.work)}: {size_text(self.total)}"
         )
 

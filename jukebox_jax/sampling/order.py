@@ -194,7 +194,7 @@ def make_order(
     remarks = [
         text
         for pair in zip(artists, genres, strict=True)
-        for text in unknown_names([level.prior for level in levels], *pair)
+        for text in unknown_names([level.prior for level in levels], *pair, refused=strict_labels)
     ]
     if remarks and strict_labels:
         raise UserError(" ".join(dict.fromkeys(remarks)))

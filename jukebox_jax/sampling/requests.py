@@ -152,9 +152,9 @@ def check_songs(level: Level, songs: Sequence[SongLabels], windows: Sequence[Win
         window_conditioning(level, songs, window.start)
 
 
-def unknown_names(priors: Sequence[TrainedPrior], artist: Blended, genre: Blended) -> list[str]:
+def unknown_names(priors: Sequence[TrainedPrior], artist: Blended, genre: Blended, refused: bool = False) -> list[str]:
     """A sentence for each name (of a genre of several words, each word) that some prior of the cascade takes as
-    unknown, with the closest names that it knows. Priors come level 0 first."""
+    unknown, if it is not `refused`, with the closest names that it knows. Priors come level 0 first."""
     artists, genres = parse_blend("artist", artist).names, parse_blend("genre", genre).names
     levels = [prior.config.level for prior in priors if prior.labels]
     missed: dict[tuple[str, str], list[int]] = {}
@@ -168,11 +168,11 @@ def unknown_names(priors: Sequence[TrainedPrior], artist: Blended, genre: Blende
             if not match.known:
                 missed.setdefault(name, []).append(prior.config.level)
                 closest.setdefault(name, match.closest)
-    sentences = []
+    sentences, taken = [], "" if refused else " and takes it as unknown"
     for (kind, name), where in missed.items():
         who = "The model" if len(where) == len(levels) else f"The prior of level {' and '.join(map(str, where))}"
         near = f" The closest it knows: {', '.join(closest[kind, name])}." if closest[kind, name] else ""
-        sentences.append(f'{who} does not know the {kind} "{name}" and takes it as unknown.{near}')
+        sentences.append(f'{who} does not know the {kind} "{name}"{taken}.{near}')
     return sentences
 
 

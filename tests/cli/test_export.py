@@ -105,7 +105,8 @@ def test_mistakes_are_seen_before_anything_is_written(song, capsys, monkeypatch)
         np.savez(changed, **{**stored, "level_1": stored["level_1"][::-1]})
     there = sorted(folder.iterdir())
     for argv, words in (
-        ((song,), "In which format: give --format"),
+        ((song,), "The format is not given: add --format"),
+        ((song, "--out", "x.mp4"), "x.mp4: songs are written as wav, flac, ogg, opus, mp3: choose"),
         ((song, "--format", "mp3", "--out", "x.ogg"), "--out x.ogg is not --format mp3"),
         ((song, plain, "--out", folder / "x.ogg"), "is one file for 2 songs"),
         ((song, "--format", "wav"), "is the song itself: choose another --out"),

@@ -70,6 +70,45 @@ def test_a_song_goes_on_and_is_upsampled_anew(tmp_path, load, capsys, monkeypatc
         assert len(whole[2]) == 25
 
 
+def test_what_a_song_was_told_holds_when_it_goes_on_unless_told_otherwise(tmp_path, load, capsys):
+    load(random_model("separate"))
+    told = ["--lyrics", "la la", "--total-seconds", "3", "--offset-seconds", "0.5"]
+    (first,) = run(*told, "--seconds", "0.2", out=tmp_path / "first")
+    before = json.loads((tmp_path / "first" / "seed_0_song_0.wav.json").read_text())["request"]
+
+    def goes_on(name, *options):
+        assert main(["sample", "--demo", "--continue", str(first), *options, "--out", str(tmp_path / name)]) == 0
+        return json.loads((tmp_path / name / "seed_0_song_0.wav.json").read_text())["request"]
+
+    assert goes_on("on", "--seconds", "0.4") == before
+    says = "seed_0_song_0.tokens.npz was sampled with, and goes on with, artist Bach, genre song, lyrics la la."
+    assert says in capsys.readouterr().err
+    assert goes_on("over", "--seconds", "2.9") == before | {"total_samples": 4000 + 23_200}
+    other = goes_on("other", "--seconds", "0.4", "--artist", "Corelli", "--lyrics", "lo", "--total-seconds", "2")
+    assert other == before | {"artist": "Corelli", "lyrics": "lo", "total_samples": 16_000, "offset_samples": 0}
+
+
+def test_another_song_is_not_written_over_without_force(tmp_path, load, capsys):
+    load(random_model())
+    (path,) = run("--seconds", "0.2", out=tmp_path)
+    first = path.read_bytes()
+    run("--seconds", "0.2", out=tmp_path)  # the same again
+    capsys.readouterr()
+    for options in (
+        ["--seconds", "0.3"],
+        ["--seconds", "0.2", "--precision", "int8"],
+        ["--seconds", "0.2", "--top-k", "3"],
+    ):
+        assert main([*START, *options, "--out", str(tmp_path)]) == 2
+        assert "seed_0_song_0.wav is another song: choose another --out or --seed" in capsys.readouterr().err
+    assert path.read_bytes() == first
+    run("--seconds", "0.3", "--force", out=tmp_path)
+    assert path.read_bytes() != first
+    (tmp_path / "seed_3_song_0.wav").write_bytes(b"mine")
+    assert main([*START, "--seed", "3", "--seconds", "0.2", "--out", str(tmp_path)]) == 2
+    assert (tmp_path / "seed_3_song_0.wav").read_bytes() == b"mine"
+
+
 def test_a_song_starts_from_a_file_of_any_rate_and_channels(tmp_path, load, capsys):
     load(random_model())
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(3200) / 16_000).astype(np.float32)
@@ -149,7 +188,7 @@ def test_strict_labels_end_it(tmp_path, load, capsys):
         (["--offset-seconds", "-1"], "0 or more"),
         (["--offset-seconds", "nan"], "finite"),
         (["--artist", '{"Bach": 1'], '--artist {"Bach": 1 is no JSON'),
-        (["--temperature", "2=x"], "invalid"),
+        (["--temperature", "2=x"], "no number for each level"),
         (["--parallel", "0"], "at least 1"),
         (["--precision", "int4"], "invalid choice"),
     ],
