@@ -431,7 +431,8 @@ class Model:
     def _stored(self, path: Path) -> tuple[tuple[Int[np.ndarray, " _"], ...], str | None]:
         """The tokens in a file, and its provenance as it stands there."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # Opened here, since numpy forgets to close what is damaged.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 codec = str(stored["codec"])
                 tokens = tuple(stored[f"level_{level}"] for level in range(self.codec.config.levels))
                 text = str(stored["provenance"]) if "provenance" in stored else None

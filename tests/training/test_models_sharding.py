@@ -13,11 +13,14 @@ FAMILIES = ("plain", "labels", "upsampler", "one_sequence", "lyric_encoder", "co
 SHARDED = ("dp", "fsdp", "hsdp", "fsdp_tp", "fsdp_sp")
 PAIRS = [
     *(
-        # What dp and hsdp do to one prior they do to all, nearly: the others are compiled by `make test-all`.
+        # What dp and hsdp do to one prior they do to all, nearly, and lyrics come with labels: the others
+        # are compiled by `make test-all`.
         pytest.param(
             family,
             strategy,
-            marks=[pytest.mark.slow] if strategy in ("dp", "hsdp") and family not in ("plain", "codec") else [],
+            marks=[pytest.mark.slow]
+            if family == "labels" or (strategy in ("dp", "hsdp") and family != "plain")
+            else [],
         )
         for family in FAMILIES
         for strategy in SHARDED
