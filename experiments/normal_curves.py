@@ -37,9 +37,10 @@ def main(folders: list[str]) -> None:
 
 
 def band(curves: list[list[tuple[int, float]]]) -> list[tuple[int, float, float]]:
-    """(step, lowest, highest) of the curves' means over the steps around powers of the square root of two."""
-    last = min(curve[-1][0] for curve in curves)
-    steps = [round(2 ** (power / 2)) for power in range(8, 64) if 2 ** (power / 2) <= last]
+    """(step, lowest, highest) of the means of curves over the steps around powers of the square root of two, as far as
+    the longest goes."""
+    last = max(curve[-1][0] for curve in curves)
+    steps = [*(round(2 ** (power / 2)) for power in range(8, 64) if 2 ** (power / 2) < last), last]
     rows = []
     for step in steps:
         near = [[value for at, value in curve if step / 1.2 <= at <= step * 1.2] for curve in curves]
