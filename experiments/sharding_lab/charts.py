@@ -40,11 +40,13 @@ def crossover_chart(rows: Sequence[Row]) -> str:
     figure, axis = _figure(1)
     for strategy in sorted({row.combination.strategy for row in rows}):
         some = [row for row in rows if row.combination.strategy == strategy]
-        points = sorted((row.combination.batch_size, row.times.worst / row.combination.batch_size) for row in some)
+        points = sorted(
+            (row.combination.batch_size, 1e3 * row.times.worst / row.combination.batch_size) for row in some
+        )
         axis.plot(*zip(*points, strict=True), marker="o", label=strategy)
     chips = rows[0].chips
     axis.axvline(chips, color="grey", linewidth=1, linestyle=":")
-    axis.set(yscale="log", xlabel=f"examples a step, on {chips} chips", ylabel="seconds an example, at worst")
+    axis.set(xlabel=f"examples a step, on {chips} chips", ylabel="ms an example, at worst", ylim=(0, None))
     _log_ticks(axis, sorted({row.combination.batch_size for row in rows}))
     axis.legend()
     return _svg(figure)
