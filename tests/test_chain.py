@@ -114,6 +114,7 @@ def test_the_sampled_song_is_saved_with_what_made_it(chain, tmp_path):
     made_by = json.loads((tmp_path / "a" / "seed_4_song_0.wav.json").read_text())
     assert made_by["ai_generated"] is True
     assert (made_by["seed"], made_by["request"]["artist"], made_by["sampling"][0]["top_k"]) == (4, "Bach", 5)
+    assert "<figcaption>prior, level 2</figcaption>" in (tmp_path / "a/index.html").read_text()  # its loss curves
 
 
 def test_long_songs_are_encoded_in_chunks_as_in_one_piece(chain):

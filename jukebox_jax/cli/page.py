@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,10 +51,33 @@ def run(args: argparse.Namespace) -> None:
     model = api.load(None if args.demo else args.model)
     songs = [model.load_song(path) for path in tqdm(paths, desc="decode", unit="song", disable=args.quiet)]
     titles = [f"{path.parent.name}/{path.name.removesuffix('.tokens.npz')}" for path in paths]
-    alignments = [aligned(model, song) for song in tqdm(songs, desc="align", unit="song", disable=args.quiet)]
-    asked = {"surprise": args.surprise, "runs": args.model, "progress": not args.quiet}
-    model.page(songs, out, titles=titles, alignments=alignments, **asked)
+    write_songs(model, songs, titles, out, args.model, surprise=args.surprise, quiet=args.quiet)
     print(out)
+
+
+def write_songs(
+    model: Model,
+    songs: Sequence[Song],
+    titles: Sequence[str],
+    path: Path,
+    folder: Path | None,
+    surprise: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Writes the page of songs, with lyrics that light up, and the loss curves of the model's `folder` if it has some.
+
+    Raises:
+      UserError: see `export.page.write_page`.
+    """
+    from tqdm import tqdm
+
+    from jukebox_jax.checkpoint.store import split_step
+
+    silent = quiet or model.priors[-1].config.lyrics is None
+    alignments = [aligned(model, song) for song in tqdm(songs, desc="align", unit="song", disable=silent)]
+    runs = None if folder is None else split_step(folder)[0]
+    asked = {"alignments": alignments, "surprise": surprise, "runs": runs, "progress": not quiet}
+    model.page(songs, path, titles=titles, **asked)
 
 
 def songs_in(folder: Path) -> list[Path]:

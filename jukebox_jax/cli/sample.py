@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jukebox_jax.cli import arguments
+from jukebox_jax.cli import arguments, page
 from jukebox_jax.errors import UserError
 from jukebox_jax.files import remove_unfinished
 
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> None:
             song.save_tokens(path.with_suffix(".tokens.npz"))
             print(path)
         if not args.no_page:
-            _write_page(model, songs, [path.stem for path in targets], args.out / "index.html")
+            _write_page(model, songs, [path.stem for path in targets], args.out / "index.html", args.model)
 
 
 def _as_before(args: argparse.Namespace, model: Model) -> dict[str, Any]:
@@ -221,10 +221,10 @@ def _refuse_other_songs(targets: Sequence[Path], order: Order, model: Model) -> 
             raise UserError(f"{path} is another song: choose another --out or --seed, or write over it with --force.")
 
 
-def _write_page(model: Model, songs: Sequence[Song], titles: Sequence[str], path: Path) -> None:
+def _write_page(model: Model, songs: Sequence[Song], titles: Sequence[str], path: Path, folder: Path | None) -> None:
     """The page of songs that are written already: what stands in its way does not undo them."""
     try:
-        model.page(songs, path, titles=titles)
+        page.write_songs(model, songs, titles, path, folder)
     except UserError as error:
         print(f"jukebox-jax: the songs are written, but no page: {error}", file=sys.stderr)
     else:

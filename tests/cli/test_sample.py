@@ -140,6 +140,7 @@ def test_lyrics_from_the_command_line_and_from_files(tmp_path, load):
         assert equal(random_model().load_tokens(a)[2], random_model().load_tokens(b)[2])
     told = json.loads((tmp_path / "files" / "seed_0_song_1.wav.json").read_text())
     assert told["request"]["lyrics"] == "do ré mi"
+    assert (tmp_path / "files" / "index.html").read_text().count('class="word"') == 5 + 3
 
 
 def test_blends_levels_segments_and_a_preview(tmp_path, load, capsys):
