@@ -155,10 +155,7 @@ def codec_figures(model: api.Model, pieces: list[HeldOut], tokens: Dataset) -> d
         figures[f"{name}.spectral_convergence_db"] = round(decibel(mean_ratio), 2)
         figures[f"{name}.codebook_used"] = round(float(used / model.codec.config.codes), 4)
         level_db = partial(band_level_db, band_hz=HIGH_BAND_HZ, sample_rate=model.codec.config.sample_rate)
-        # One after the other, for the reason that `magnitude_stfts` gives: float() waits.
-        errors = [
-            float(level_db(p.levels[level][None, :, None])) - float(level_db(p.original[None, :, None])) for p in pieces
-        ]
+        errors = [level_db(p.levels[level][None, :, None]) - level_db(p.original[None, :, None]) for p in pieces]
         figures[f"{name}.level_4_to_10_khz_db"] = round(float(np.mean(errors)), 2)
     return figures
 

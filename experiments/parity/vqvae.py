@@ -90,7 +90,8 @@ def settled_codes(
 def _spectra(recorded: Reader, loss: CodecLossConfig, audio: jax.Array) -> Iterator[Check]:
     target, prediction = audio[..., 0], jnp.asarray(recorded["out/dec_from_l0"])[..., 0]
     resolutions = (REFERENCE, *loss.resolutions)
-    targets, predictions = magnitude_stfts(resolutions, target), magnitude_stfts(resolutions, prediction)
+    targets = magnitude_stfts(resolutions, target)
+    predictions = magnitude_stfts(resolutions, prediction, targets[-1])
     yield Check("out/specnorm_default", item_norm(targets[0]), SPECTRAL)
     for index, spectrum in enumerate(targets[1:]):
         yield Check(f"out/specnorm_ms{index}", item_norm(spectrum), SPECTRAL)

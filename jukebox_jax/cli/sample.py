@@ -156,8 +156,9 @@ def run(args: argparse.Namespace) -> None:
 
         keep_compiled(None)
         model = api.load(None if args.demo else args.model)
-        start = _start(args, model)
-        order = model.order(seed=args.seed, n_samples=args.n_samples, **(_as_before(args, model) | given), **start)
+        before = [model.load_song(path, decode=False) for path in args.continue_from or args.upsample or []]
+        given = _as_before(args, before) | given | _start(args, model, before)
+        order = model.order(seed=args.seed, n_samples=args.n_samples, **given)
         targets = [args.out / f"seed_{args.seed}_song_{index}.wav" for index in range(args.n_samples)]
         if not args.force:
             _refuse_other_songs(targets, order, model)
@@ -177,15 +178,15 @@ def run(args: argparse.Namespace) -> None:
             _write_page(model, songs, [path.stem for path in targets], args.out / "index.html", args.model)
 
 
-def _as_before(args: argparse.Namespace, model: Model) -> dict[str, Any]:
+def _as_before(args: argparse.Namespace, songs: Sequence[Song]) -> dict[str, Any]:
     """What songs to go on with, or to upsample, were told, as `Model.sample` takes it; says what is taken over."""
     from jukebox_jax.sampling.order import SECONDS
     from jukebox_jax.sampling.provenance import recorded_request
 
-    paths, rate = args.continue_from or args.upsample or [], model.codec.config.sample_rate
-    requests = [recorded_request(model.load_song(path, decode=False).provenance) for path in paths]
+    requests = [recorded_request(song.provenance) for song in songs]
     if not requests or None in requests:
         return {}
+    rate = songs[0].sample_rate
     texts = {"artist": args.artist, "genre": args.genre, "lyrics": args.lyrics or args.lyrics_file}
     found: dict[str, Any] = {
         name: [getattr(request, name) for request in requests] for name, given in texts.items() if given is None
@@ -196,7 +197,7 @@ def _as_before(args: argparse.Namespace, model: Model) -> dict[str, Any]:
         # Half a sample more, lest rounding loses one.
         found["total_seconds"] = [(total + 0.5) / rate for total in totals]
         found["offset_seconds"] = [(request.offset_samples + 0.5) / rate for request in requests]
-    for path, request in zip(paths, requests, strict=True):
+    for path, request in zip(args.continue_from or args.upsample, requests, strict=True):
         said = {name: getattr(request, name) for name in texts if name in found}
         said = [f"{name} {text}" for name, text in said.items() if text not in ("", "unknown")]
         if said:
@@ -208,11 +209,10 @@ def _refuse_other_songs(targets: Sequence[Path], order: Order, model: Model) -> 
     """Raises UserError if a song would be written over another one; one of the same settings is the same song."""
     from jukebox_jax.export.tags import read_provenance
 
-    settings = order.settings(model.codec, model.priors)
-    for index, (path, song) in enumerate(zip(targets, settings["songs"], strict=True)):
-        if not path.exists():
-            continue
-        ours = json.loads(json.dumps({**settings, **song, "song": index}))
+    there_already = [(index, path) for index, path in enumerate(targets) if path.exists()]
+    settings = order.settings(model.codec, model.priors) if there_already else {}
+    for index, path in there_already:
+        ours = json.loads(json.dumps({**settings, **settings["songs"][index], "song": index}))
         try:
             there = read_provenance(path)
         except UserError:
@@ -316,12 +316,9 @@ def _check_start(args: argparse.Namespace) -> None:
             audio_info(path)
 
 
-def _start(args: argparse.Namespace, model: Model) -> dict[str, Any]:
-    """What songs start from, as `Model.sample` takes it."""
+def _start(args: argparse.Namespace, model: Model, before: Sequence[Song]) -> dict[str, Any]:
+    """What songs start from, audio or songs that were `before`, as `Model.sample` takes it."""
     from jukebox_jax.audio.files import audio_info, read_audio
-
-    def loaded(paths: Sequence[Path]) -> list[list[np.ndarray]]:
-        return [list(level) for level in zip(*(model.load_tokens(path) for path in paths), strict=True)]
 
     if args.prompt:
         rate = model.codec.config.sample_rate
@@ -330,9 +327,10 @@ def _start(args: argparse.Namespace, model: Model) -> dict[str, Any]:
             if own != rate:
                 print(f"{path} is resampled from {own} to {rate} Hz.", file=sys.stderr)
         return {"prompt": [read_audio(path, rate).mean(axis=1) for path in args.prompt]}
+    levels = [list(level) for level in zip(*(song.tokens for song in before), strict=True)]
     if args.continue_from:
-        return {"continue_from": loaded(args.continue_from)}
-    return {"upsample": loaded(args.upsample)[-1]} if args.upsample else {}
+        return {"continue_from": levels}
+    return {"upsample": levels[-1]} if args.upsample else {}
 
 
 @contextlib.contextmanager

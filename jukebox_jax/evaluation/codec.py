@@ -62,9 +62,14 @@ def convergence(original: Float[Array, "b t 1"], reproduced: Float[Array, "b t 1
     return spectral_convergence(target, *magnitude_stfts([REFERENCE], reproduced[..., 0], target))
 
 
+def band_level_db(audio: Float[Array, "b t 1"], band_hz: tuple[float, float], sample_rate: int) -> float:
+    """Mean power in dB of the frequencies in [low, high), over all items and frames; waits for it, as programs with
+    transforms may no more run side by side than transforms (`magnitude_stfts`)."""
+    return float(_band_level_db(audio, band_hz, sample_rate))
+
+
 @partial(jax.jit, static_argnames=("band_hz", "sample_rate"))
-def band_level_db(audio: Float[Array, "b t 1"], band_hz: tuple[float, float], sample_rate: int) -> Float[Array, ""]:
-    """Mean power in dB of the frequencies in [low, high), over all items and frames."""
+def _band_level_db(audio: Float[Array, "b t 1"], band_hz: tuple[float, float], sample_rate: int) -> Float[Array, ""]:
     power = jnp.mean(jnp.square(magnitude_stft(audio[..., 0], REFERENCE)), axis=(0, 1))
     frequency = np.arange(power.shape[0]) * sample_rate / REFERENCE.n_fft
     inside = (frequency >= band_hz[0]) & (frequency < band_hz[1])

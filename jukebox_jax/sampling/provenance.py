@@ -164,7 +164,7 @@ def recorded_hop_fraction(provenance: Mapping[str, Any], level: int, default: fl
     if "hop_fractions" not in provenance:
         return default
     fractions = _checked(_HopFractions, {"hop_fractions": provenance["hop_fractions"]}).hop_fractions
-    if not (level < len(fractions) and 0 < fractions[level] <= 1):
+    if not (-len(fractions) <= level < len(fractions) and 0 < fractions[level] <= 1):
         raise _changed(f"no hop fraction of level {level} from 0 to 1")
     return fractions[level]
 
