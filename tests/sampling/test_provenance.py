@@ -14,7 +14,13 @@ from cascade import equal, random_model, write_model
 from jukebox_jax import api
 from jukebox_jax.checkpoint.models import prior_fingerprint
 from jukebox_jax.errors import UserError
-from jukebox_jax.sampling.provenance import UNKNOWN_LICENCE, other_environment, token_differences, tokens_hash
+from jukebox_jax.sampling.provenance import (
+    UNKNOWN_LICENCE,
+    other_environment,
+    recorded_hop_fraction,
+    token_differences,
+    tokens_hash,
+)
 
 SETTINGS = {"artist": ["Bach", {"0": "Corelli", "0.2": {"Bach": 1}}], "genre": "Song", "sample_length": 3072}
 SETTINGS |= {"seed": [1, 2], "n_samples": 2, "hop_fractions": (0.5, 0.5, 0.5), "batch_size": 2, "progress": False}
@@ -185,3 +191,11 @@ def test_a_song_says_all_that_it_must(songs):
     assert said["config"]["codec"]["sample_rate"] == 8000
     assert [config["level"] for config in said["config"]["priors"]] == [0, 1, 2]
     assert said["tokens"][2] == {"count": 24, "sha256": tokens_hash(songs[0].tokens[2])}
+
+
+@pytest.mark.parametrize("fractions", [[], [2.0], [0.0], "x", None])
+def test_hop_fractions_that_were_changed_are_refused(fractions):
+    with pytest.raises(UserError, match="incomplete or was changed"):
+        recorded_hop_fraction({"hop_fractions": fractions}, -1, 0.5)
+    assert recorded_hop_fraction({}, -1, 0.5) == 0.5
+    assert recorded_hop_fraction({"hop_fractions": [0.5, 0.125]}, -1, 0.5) == 0.125
