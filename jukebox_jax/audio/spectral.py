@@ -32,15 +32,23 @@ def magnitude_stft(audio: Float[Array, "b t"], stft: STFT) -> Float[Array, "b fr
     `frames` is 1 + t // hop, `bins` n_fft // 2 + 1. The gradient is finite (zero) where a magnitude is zero.
     """
     padded = jnp.pad(audio, ((0, 0), (stft.n_fft // 2, stft.n_fft // 2)), mode="reflect")
-    frames = 1 + audio.shape[1] // stft.hop
-    # The Hann window is shorter than n_fft and zero-padded on both sides: only its own samples are gathered.
+    # The Hann window is shorter than n_fft and zero-padded on both sides: only its own samples are framed.
     left = (stft.n_fft - stft.window) // 2
-    starts = left + stft.hop * np.arange(frames)
-    framed = padded[:, starts[:, None] + np.arange(stft.window)[None, :]]
+    framed = _frames(padded[:, left:], 1 + audio.shape[1] // stft.hop, stft.hop, stft.window)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(stft.window) / stft.window)
     # rfft pads with zeros on the right; the circular shift this amounts to does not change a magnitude.
     spectrum = jnp.fft.rfft(framed * hann.astype(np.float32), n=stft.n_fft)
     return safe_sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag))
+
+
+def _frames(audio: Float[Array, "b t"], frames: int, hop: int, window: int) -> Float[Array, "b frames window"]:
+    """Side by side the hops that a window spans. Shifted copies: a gather, and the scatter of its gradient, took XLA's
+    TPU compiler 2.5 times as long, and CPUs up to 2.3 times."""
+    spanned = -(-window // hop)
+    length = (frames + spanned - 1) * hop
+    audio = jnp.pad(audio[:, :length], ((0, 0), (0, max(0, length - audio.shape[1]))))
+    hops = audio.reshape(audio.shape[0], -1, hop)
+    return jnp.concatenate([hops[:, first : first + frames] for first in range(spanned)], axis=-1)[..., :window]
 
 
 def magnitude_stfts(

@@ -6,6 +6,8 @@ correlations with zero padding and a bias, in float32.
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -83,8 +85,66 @@ def convolve(
             return jnp.stack(shifted, axis=-1) @ kernel[:, 0]
         products = jnp.pad(x @ kernel[:, :, 0].T, ((0, 0), (padding, padding), (0, 0)))
         return sum(products[:, dilation * k : dilation * k + span : stride, k, None] for k in range(taps))
+    return _correlate(x, kernel, stride, dilation, padding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _correlate(
+    x: Float[Array, "b t c"], kernel: Float[Array, "k c d"], stride: int, dilation: int, padding: int
+) -> Float[Array, "b u d"]:
+    """By the platform's library, but on TPUs as products: of a dilated convolution of few channels XLA's TPU compiler
+    makes many copies, in layouts that fill the channels up to 128 (experiments/sharding_lab, "The codec")."""
+    sizes = {"stride": stride, "dilation": dilation, "padding": padding}
+    return jax.lax.platform_dependent(x, kernel, tpu=partial(_products, **sizes), default=partial(_library, **sizes))
+
+
+def _correlate_forward(x: Array, kernel: Array, *sizes: int) -> tuple[Array, tuple[Array, Array]]:
+    return _correlate(x, kernel, *sizes), (x, kernel)
+
+
+def _correlate_backward(
+    stride: int, dilation: int, padding: int, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    # Each platform differentiates its own way: jax would differentiate the choice, and keep both ways' values.
+    def gradients(function, x, kernel, gradient):
+        _, backward = jax.vjp(partial(function, stride=stride, dilation=dilation, padding=padding), x, kernel)
+        return backward(gradient)
+
+    ways = {"tpu": partial(gradients, _products), "default": partial(gradients, _library)}
+    return jax.lax.platform_dependent(*saved, gradient, **ways)
+
+
+_correlate.defvjp(_correlate_forward, _correlate_backward)
+
+
+def _library(x: Array, kernel: Array, stride: int, dilation: int, padding: int) -> Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (stride,), [(padding, padding)], rhs_dilation=(dilation,), dimension_numbers=_LAYOUT
+    )
+
+
+def _products(x: Array, kernel: Array, stride: int, dilation: int, padding: int) -> Array:
+    """One matrix product for each tap, shifted in time and summed. With a stride, `stride` positions are one of as many
+    times the channels, and the taps those of a shorter kernel."""
+    if stride > 1 and (dilation > 1 or x.shape[1] % stride):
+        return _library(x, kernel, stride, dilation, padding)
+    offsets = [dilation * tap - padding for tap in range(len(kernel))]
+    length = (x.shape[1] + 2 * padding - dilation * (len(kernel) - 1) - 1) // stride + 1
+    if stride > 1:
+        positions = dict(zip(offsets, kernel, strict=True))
+        nothing = jnp.zeros_like(kernel[0])
+        offsets = sorted({offset // stride for offset in offsets})
+        kernel = [
+            jnp.concatenate([positions.get(stride * offset + phase, nothing) for phase in range(stride)])
+            for offset in offsets
+        ]
+        x = x.reshape(x.shape[0], x.shape[1] // stride, stride * x.shape[2])
+    zero = jnp.zeros((), x.dtype)
+    # Padding, and cropping where it is negative, of the products: devices that divide the time send neighbours as much
+    # as the taps reach over.
+    return sum(
+        jax.lax.pad(x @ matrix, zero, [(0, 0, 0), (-offset, offset + length - x.shape[1], 0), (0, 0, 0)])
+        for offset, matrix in zip(offsets, kernel, strict=True)
     )
 
 

@@ -111,8 +111,10 @@ class _Flat:
         if equation.primitive.name in (*_LOOPS, *_KERNELS):
             return None
         inner = [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in jaxprs_in_params(equation.params)]
-        if equation.primitive.name == "cond":  # branches that depend on the platform compute the same
-            return max(inner, key=lambda branch: _work_of(branch, self.tile).flops), 1
+        if equation.primitive.name == "cond":
+            # Branches that depend on the platform compute the same, each in the form that its compiler fuses best: the
+            # one of the fewest kernels is what they come to.
+            return max(inner, key=lambda branch: ((w := _work_of(branch, self.tile)).flops, -w.traffic_bytes)), 1
         inner = [jaxpr for jaxpr in inner if len(jaxpr.invars) == len(equation.invars)]
         if not inner or len(inner[0].outvars) != len(equation.outvars):
             return None
