@@ -95,7 +95,8 @@ def _correlate(
     """By the platform's library, but on TPUs as products: of a dilated convolution of few channels XLA's TPU compiler
     makes many copies, in layouts that fill the channels up to 128 (experiments/sharding_lab, "The codec")."""
     sizes = {"stride": stride, "dilation": dilation, "padding": padding}
-    return jax.lax.platform_dependent(x, kernel, tpu=partial(_products, **sizes), default=partial(_library, **sizes))
+    ways = {"tpu": partial(by_products, **sizes), "default": partial(by_library, **sizes)}
+    return jax.lax.platform_dependent(x, kernel, **ways)
 
 
 def _correlate_forward(x: Array, kernel: Array, *sizes: int) -> tuple[Array, tuple[Array, Array]]:
@@ -110,42 +111,70 @@ def _correlate_backward(
         _, backward = jax.vjp(partial(function, stride=stride, dilation=dilation, padding=padding), x, kernel)
         return backward(gradient)
 
-    ways = {"tpu": partial(gradients, _products), "default": partial(gradients, _library)}
+    ways = {"tpu": partial(gradients, by_products), "default": partial(gradients, by_library)}
     return jax.lax.platform_dependent(*saved, gradient, **ways)
 
 
 _correlate.defvjp(_correlate_forward, _correlate_backward)
 
 
-def _library(x: Array, kernel: Array, stride: int, dilation: int, padding: int) -> Array:
+def by_library(
+    x: Float[Array, "b t c"], kernel: Float[Array, "k c d"], stride: int, dilation: int, padding: int
+) -> Float[Array, "b u d"]:
+    """XLA's convolution."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride,), [(padding, padding)], rhs_dilation=(dilation,), dimension_numbers=_LAYOUT
     )
 
 
-def _products(x: Array, kernel: Array, stride: int, dilation: int, padding: int) -> Array:
+def by_products(
+    x: Float[Array, "b t c"], kernel: Float[Array, "k c d"], stride: int, dilation: int, padding: int
+) -> Float[Array, "b u d"]:
     """One matrix product for each tap, shifted in time and summed. With a stride, `stride` positions are one of as many
     times the channels, and the taps those of a shorter kernel."""
     if stride > 1 and (dilation > 1 or x.shape[1] % stride):
-        return _library(x, kernel, stride, dilation, padding)
+        return by_library(x, kernel, stride, dilation, padding)
     offsets = [dilation * tap - padding for tap in range(len(kernel))]
     length = (x.shape[1] + 2 * padding - dilation * (len(kernel) - 1) - 1) // stride + 1
     if stride > 1:
-        positions = dict(zip(offsets, kernel, strict=True))
+        taps = dict(zip(offsets, kernel, strict=True))
         nothing = jnp.zeros_like(kernel[0])
         offsets = sorted({offset // stride for offset in offsets})
-        kernel = [
-            jnp.concatenate([positions.get(stride * offset + phase, nothing) for phase in range(stride)])
-            for offset in offsets
-        ]
+        phases = [[taps.get(stride * offset + phase, nothing) for phase in range(stride)] for offset in offsets]
+        kernel = jnp.stack([jnp.concatenate(matrices) for matrices in phases])
         x = x.reshape(x.shape[0], x.shape[1] // stride, stride * x.shape[2])
-    zero = jnp.zeros((), x.dtype)
-    # Padding, and cropping where it is negative, of the products: devices that divide the time send neighbours as much
-    # as the taps reach over.
-    return sum(
-        jax.lax.pad(x @ matrix, zero, [(0, 0, 0), (-offset, offset + length - x.shape[1], 0), (0, 0, 0)])
-        for offset, matrix in zip(offsets, kernel, strict=True)
-    )
+    return _sum_of_products(x, kernel, tuple(offsets), length)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _sum_of_products(
+    x: Float[Array, "b t c"], kernel: Float[Array, "k c d"], offsets: tuple[int, ...], length: int
+) -> Float[Array, "b u d"]:
+    """Position u is the sum of x[u + offset] @ kernel[k] over the offsets."""
+    return sum(_moved(x @ matrix, -offset, length) for offset, matrix in zip(offsets, kernel, strict=True))
+
+
+def _sum_of_products_backward(
+    offsets: tuple[int, ...], length: int, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    """With the moved gradients side by side: two products in place of twice as many as taps, each of which the compiler
+    would take its time for."""
+    x, kernel = saved
+    taps, channels, features = kernel.shape
+    moved = jnp.concatenate([_moved(gradient, offset, x.shape[1]) for offset in offsets], axis=-1)
+    by_kernel = jnp.einsum("btc,btd->cd", x, moved).reshape(channels, taps, features)
+    return moved @ jnp.swapaxes(kernel, 1, 2).reshape(taps * features, channels), jnp.moveaxis(by_kernel, 1, 0)
+
+
+_sum_of_products.defvjp(
+    lambda x, kernel, *sizes: (_sum_of_products(x, kernel, *sizes), (x, kernel)), _sum_of_products_backward
+)
+
+
+def _moved(x: Float[Array, "b t c"], by: int, length: int) -> Float[Array, "b u c"]:
+    """x[t] at t + by, zeros where nothing comes to lie. As padding, and cropping where that is negative: devices that
+    divide the time then send their neighbours `by` positions and no more."""
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (by, length - x.shape[1] - by, 0), (0, 0, 0)])
 
 
 @jax.custom_vjp

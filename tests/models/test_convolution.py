@@ -46,7 +46,7 @@ def test_products_for_tpus_are_the_convolution_and_so_are_their_derivatives(taps
         out, backward = jax.vjp(lambda x, kernel: way(x, kernel, stride, dilation, padding), x, kernel)
         return out, *backward(jax.random.normal(keys[2], out.shape))
 
-    ways = (convolve, convolution._products, convolution._library)
+    ways = (convolve, convolution.by_products, convolution.by_library)
     found, products, library = map(values, ways)
     for a, b, c in zip(found, products, library, strict=True):
         np.testing.assert_allclose(b, c, rtol=1e-5, atol=1e-4)
