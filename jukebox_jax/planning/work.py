@@ -113,7 +113,7 @@ class _Flat:
         inner = [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in jaxprs_in_params(equation.params)]
         if equation.primitive.name == "cond":
             # Branches that depend on the platform compute the same, each in the form that its compiler fuses best: the
-            # one of the fewest kernels is what they come to.
+            # one that moves the fewest bytes is what they come to.
             return max(inner, key=lambda branch: ((w := _work_of(branch, self.tile)).flops, -w.traffic_bytes)), 1
         inner = [jaxpr for jaxpr in inner if len(jaxpr.invars) == len(equation.invars)]
         if not inner or len(inner[0].outvars) != len(equation.outvars):
