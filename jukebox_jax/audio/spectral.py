@@ -42,8 +42,8 @@ def magnitude_stft(audio: Float[Array, "b t"], stft: STFT) -> Float[Array, "b fr
 
 
 def _frames(audio: Float[Array, "b t"], frames: int, hop: int, window: int) -> Float[Array, "b frames window"]:
-    """Side by side the hops that a window spans: shifted copies, as a gather, and the scatter of its gradient, take XLA's
-    TPU compiler and CPUs longer."""
+    """Side by side the hops that a window spans: shifted copies, as a gather, and the scatter of its gradient, take
+    XLA's TPU compiler and CPUs longer."""
     spanned = -(-window // hop)
     length = (frames + spanned - 1) * hop
     audio = jnp.pad(audio[:, :length], ((0, 0), (0, max(0, length - audio.shape[1]))))
